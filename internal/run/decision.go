@@ -1,0 +1,85 @@
+package run
+
+import "time"
+
+// Delivery is one run's message as the queue hands it to the core. It is the
+// queue's whole knowledge of the run; nothing of it has been decoded.
+type Delivery struct {
+	// Queue, ID and Attempt come from the message's subject, which is what
+	// NATS permissions are enforced on.
+	Queue   string
+	ID      string
+	Attempt int
+	// Data is the request as it was published.
+	Data []byte
+	// Sequence is the message's place in the stream: a second message for
+	// the same id has another one.
+	Sequence uint64
+	// PublishedAt is when the stream stored the message.
+	PublishedAt time.Time
+	// Redelivered counts earlier deliveries of this message.
+	Redelivered int
+}
+
+// Decision is what becomes of a run's message once the core returns. The queue
+// does all acknowledging; the core only decides.
+type Decision string
+
+const (
+	// Done: the run's final state is on record; the message goes for good.
+	Done Decision = "done"
+	// Reject: the request can never be run and that is on record; the
+	// message goes for good, and the server is told that it was refused.
+	Reject Decision = "reject"
+	// HandBack: this dispatcher stops; another one shall have the message
+	// at once.
+	HandBack Decision = "hand back"
+	// Abandon: another dispatcher owns the run. Its acknowledgement counts,
+	// so nothing is said about this delivery.
+	Abandon Decision = "abandon"
+)
+
+// Observation is what a launcher sees of a Job at one moment.
+type Observation struct {
+	// State is Pending, Running or a final state.
+	State State
+	// Reason and Message tell why the state is final, or, as long as it is
+	// not, Message tells what the run waits for.
+	Reason  Reason
+	Message string
+	// ExitCode is the container's, when there is one.
+	ExitCode *int
+	// StartedAt and FinishedAt are the container's times, zero while unknown.
+	StartedAt  time.Time
+	FinishedAt time.Time
+}
+
+// Launch is everything that a launcher needs to make the Job of one attempt.
+type Launch struct {
+	Request Request
+	Attempt int
+	// Image is the reference to run, resolved; a local process has none.
+	Image string
+	// Known is the Job as recorded by whoever held the run before, with its
+	// UID; nil when no Job is known to exist. A known Job is only ever
+	// adopted: if it is gone, somebody deleted it, and making it again
+	// would run the attempt twice.
+	Known *Job
+}
+
+// LaunchError is why a launcher could not make or find a Job. Whether trying
+// again can help is decided where the cause is known, in the launcher.
+type LaunchError struct {
+	// Reason is what the run fails with if it is given up.
+	Reason Reason
+	// Message is in the words of whoever refused.
+	Message string
+	// Temporary: the same launch may work later, so the run waits for it.
+	Temporary bool
+	// Err is the cause, for logs and errors.Is.
+	Err error
+}
+
+func (e *LaunchError) Error() string { return string(e.Reason) + ": " + e.Message }
+
+func (e *LaunchError) Unwrap() error { return e.Err }

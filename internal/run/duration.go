@@ -1,0 +1,40 @@
+package run
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Duration is a length of time that is written as Go writes it ("90s",
+// "1h30m") and also read from a number of seconds.
+type Duration time.Duration
+
+// String writes the duration as [time.Duration] does.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalJSON writes a string such as "1h30m0s".
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+
+// UnmarshalJSON reads a string such as "1h30m" or a number of seconds.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	var seconds float64
+	if json.Unmarshal(data, &seconds) == nil {
+		const most = float64(1<<63-1) / float64(time.Second)
+		if seconds >= most || seconds <= -most {
+			return fmt.Errorf("%v seconds is too long a time", seconds)
+		}
+		*d = Duration(seconds * float64(time.Second))
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return fmt.Errorf(`want a time such as "90s" or "1h30m", or a number of seconds`)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf(`%q is not a time such as "90s" or "1h30m"`, text)
+	}
+	*d = Duration(parsed)
+	return nil
+}

@@ -1,0 +1,120 @@
+package run
+
+import (
+	"fmt"
+	"time"
+)
+
+// Run is the record of a run: what `get` shows, what the run store keeps, and
+// what events carry. It holds no secret.
+type Run struct {
+	ID    string `json:"id"`
+	Queue string `json:"queue"`
+	State State  `json:"state"`
+	// Reason is set in every final state but succeeded.
+	Reason Reason `json:"reason,omitempty"`
+	// Message says, for people, what happened and what to do, or, while the
+	// run is not final, what it waits for.
+	Message string `json:"message,omitempty"`
+	// ExitCode is that of the container, once it has one.
+	ExitCode *int `json:"exitCode"`
+	// Attempt counts from 1.
+	Attempt int `json:"attempt"`
+	// Image is the reference that is run, as resolved.
+	Image string `json:"image"`
+	// Job is nil until one is known to exist.
+	Job        *Job       `json:"job"`
+	QueuedAt   time.Time  `json:"queuedAt"`
+	StartedAt  *time.Time `json:"startedAt"`
+	FinishedAt *time.Time `json:"finishedAt"`
+	// Owner is the dispatcher that holds the run, or held it last.
+	Owner string `json:"owner,omitempty"`
+	// Labels are the request's.
+	Labels map[string]string `json:"labels,omitempty"`
+	// History has every change of state, oldest first.
+	History []Change `json:"history"`
+	// Request is kept for replay; its secrets are not in it. It is nil when
+	// the message could not be decoded.
+	Request *Request `json:"request,omitempty"`
+	// Sequence is the message's place in the RUNS stream, by which a
+	// redelivery is told from a second message for the same id.
+	Sequence uint64 `json:"sequence,omitempty"`
+}
+
+// Change is one step in the life of a run.
+type Change struct {
+	State   State     `json:"state"`
+	Attempt int       `json:"attempt"`
+	At      time.Time `json:"at"`
+	// Owner is the dispatcher that made the change.
+	Owner string `json:"owner,omitempty"`
+}
+
+// TransitionError tells of a change that the table does not allow.
+type TransitionError struct{ From, To State }
+
+func (e *TransitionError) Error() string {
+	return fmt.Sprintf("a run that is %s cannot become %s", e.From, e.To)
+}
+
+// New returns the record of a run that waits: what is known from its message
+// alone.
+func New(delivery Delivery) Run {
+	return Run{
+		ID: delivery.ID, Queue: delivery.Queue, State: Queued, Attempt: delivery.Attempt,
+		QueuedAt: delivery.PublishedAt, Sequence: delivery.Sequence,
+		History: []Change{{State: Queued, Attempt: delivery.Attempt, At: delivery.PublishedAt}},
+	}
+}
+
+// Become moves the run to state next at the given time, or returns a
+// [*TransitionError] and leaves it as it is. It also clears the message, which
+// spoke of the state before.
+func (r *Run) Become(next State, at time.Time) error {
+	if !r.State.CanBecome(next) {
+		return &TransitionError{From: r.State, To: next}
+	}
+	r.State, r.Message, r.Reason = next, "", ""
+	r.History = append(r.History[:len(r.History):len(r.History)], Change{State: next, Attempt: r.Attempt, At: at, Owner: r.Owner})
+	if next.Final() {
+		r.FinishedAt = &at
+	}
+	return nil
+}
+
+// Observe brings the record in line with what a launcher saw, at the given
+// time. It reports whether anything changed. An observation that lags behind
+// the record changes nothing.
+func (r *Run) Observe(seen Observation, at time.Time) (changed bool) {
+	if r.State != seen.State {
+		if r.Become(seen.State, at) != nil {
+			return false
+		}
+		changed = true
+	}
+	if r.Message != seen.Message || r.Reason != seen.Reason {
+		r.Message, r.Reason = seen.Message, seen.Reason
+		changed = true
+	}
+	if !seen.StartedAt.IsZero() && (r.StartedAt == nil || !r.StartedAt.Equal(seen.StartedAt)) {
+		r.StartedAt = &seen.StartedAt
+		changed = true
+	}
+	if seen.ExitCode != nil && r.ExitCode == nil {
+		r.ExitCode = seen.ExitCode
+		changed = true
+	}
+	if !seen.FinishedAt.IsZero() && seen.State.Final() {
+		r.FinishedAt = &seen.FinishedAt
+	}
+	return changed
+}
+
+// Explain joins a sentence on what happened with the reason's sentence on what
+// to do. An empty happened stands for the reason's own words.
+func Explain(reason Reason, happened string) string {
+	if happened == "" {
+		happened = reason.Happened()
+	}
+	return happened + " " + reason.ToDo()
+}

@@ -1,6 +1,9 @@
 package run
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Delivery is one run's message as the queue hands it to the core. It is the
 // queue's whole knowledge of the run; nothing of it has been decoded.
@@ -10,6 +13,9 @@ type Delivery struct {
 	Queue   string
 	ID      string
 	Attempt int
+	// Malformed says what is wrong with the subject, if anything; ID is a
+	// stand-in then, see [StandInID].
+	Malformed string
 	// Data is the request as it was published.
 	Data []byte
 	// Sequence is the message's place in the stream: a second message for
@@ -83,3 +89,11 @@ type LaunchError struct {
 func (e *LaunchError) Error() string { return string(e.Reason) + ": " + e.Message }
 
 func (e *LaunchError) Unwrap() error { return e.Err }
+
+// What a run store answers; the core tells these apart with errors.Is.
+var (
+	// ErrNotFound: there is no record of the run.
+	ErrNotFound = errors.New("no such run")
+	// ErrConflict: somebody else has changed the record since it was read.
+	ErrConflict = errors.New("the run's record has changed meanwhile")
+)

@@ -45,3 +45,10 @@ func JobName(id string, attempt int) string {
 	}
 	return fmt.Sprintf("run-%s-%d", plain, attempt)
 }
+
+// StandInID makes a valid id out of anything, to record the refusal of a
+// message under whose own id is none.
+func StandInID(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "invalid-" + hex.EncodeToString(sum[:8])
+}

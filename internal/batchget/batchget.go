@@ -1,0 +1,171 @@
+// Package batchget reads many messages of a JetStream stream in one request.
+// It speaks the batch form of the direct-get API (NATS ADR-31, nats-server
+// 2.11), which nats.go does not offer: unlike a consumer it leaves nothing
+// behind on the server, and it works on work-queue streams, where a second
+// consumer is not allowed.
+package batchget
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Request says which messages to read; see ADR-31 for the fields' meanings.
+// The stream must allow direct access.
+type Request struct {
+	// Sequence is where to start, and Subject the filter, which may hold
+	// wildcards.
+	Sequence uint64 `json:"seq,omitempty"`
+	Subject  string `json:"next_by_subj,omitempty"`
+	// Batch is the most messages to read.
+	Batch int `json:"batch,omitempty"`
+	// LastFor asks for the last message of every subject that matches one of
+	// these, at most 1,024 in all, instead of a range.
+	LastFor []string `json:"multi_last,omitempty"`
+}
+
+// Message is one message of a stream.
+type Message struct {
+	Subject  string
+	Sequence uint64
+	Time     time.Time
+	Data     []byte
+	// Operation is the KV-Operation header: empty for an ordinary value.
+	Operation string
+}
+
+// MostSubjects is how many subjects the server answers for at once.
+const MostSubjects = 1024
+
+// The status codes of a direct get's answer.
+const (
+	statusEndOfBatch = "204"
+	statusNotFound   = "404"
+)
+
+// Get reads the messages that request asks for, in the order of the stream.
+// It returns what the server has, which may be fewer than asked for, or none.
+func Get(ctx context.Context, js jetstream.JetStream, stream string, request Request) ([]Message, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("encode batch get: %w", err)
+	}
+	conn := js.Conn()
+	inbox := conn.NewInbox()
+	// The channel holds a whole answer: a message that found it full would
+	// be dropped by the client as a slow consumer.
+	replies := make(chan *nats.Msg, max(request.Batch, MostSubjects)+1)
+	subscription, err := conn.ChanSubscribe(inbox, replies)
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	defer func() { _ = subscription.Unsubscribe() }() // fails only when the connection is closed, and then it is gone too
+	subject := "$JS.API.DIRECT.GET." + stream
+	if err := conn.PublishRequest(subject, inbox, body); err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	var messages []Message
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read stream %s: %w", stream, ctx.Err())
+		case reply := <-replies:
+			switch status := reply.Header.Get("Status"); status {
+			case "":
+				message, err := parse(reply)
+				if err != nil {
+					return nil, fmt.Errorf("read stream %s: %w", stream, err)
+				}
+				messages = append(messages, message)
+			case statusEndOfBatch, statusNotFound:
+				return messages, nil
+			case "503":
+				return nil, fmt.Errorf("read stream %s: %w", stream, nats.ErrNoResponders)
+			default:
+				return nil, fmt.Errorf("read stream %s: the server answers %s %s", stream, status, reply.Header.Get("Description"))
+			}
+		}
+	}
+}
+
+func parse(reply *nats.Msg) (Message, error) {
+	sequence, err := strconv.ParseUint(reply.Header.Get("Nats-Sequence"), 10, 64)
+	if err != nil {
+		return Message{}, errors.New("the server's answer has no sequence: is it older than 2.11?")
+	}
+	stored, err := time.Parse(time.RFC3339Nano, reply.Header.Get("Nats-Time-Stamp"))
+	if err != nil {
+		return Message{}, fmt.Errorf("time of message %d: %w", sequence, err)
+	}
+	operation := reply.Header.Get("KV-Operation")
+	if operation == "" && reply.Header.Get("Nats-Marker-Reason") != "" {
+		operation = "DEL" // a value that outlived its time to live
+	}
+	return Message{
+		Subject: reply.Header.Get("Nats-Subject"), Sequence: sequence, Time: stored.UTC(),
+		Data: reply.Data, Operation: operation,
+	}, nil
+}
+
+// NewestFirst reads messages that match subject backwards from the end of the
+// stream and gives them to take, the newest first, until take returns false or
+// the stream's first message is reached. It reads windows that grow while
+// they hold few matching messages, so that the last few of a large stream cost
+// one or two requests.
+func NewestFirst(ctx context.Context, js jetstream.JetStream, stream, subject string, take func(Message) bool) error {
+	handle, err := js.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	state := handle.CachedInfo().State
+	// In sequences. A window may turn out to be full of messages of a few KiB
+	// each, and all of it is held at once.
+	const firstWindow, lastWindow = 128, 16384
+	window := uint64(firstWindow)
+	for end := state.LastSeq + 1; end > state.FirstSeq && state.Msgs > 0; {
+		start := max(state.FirstSeq, end-min(window, end))
+		messages, err := between(ctx, js, stream, subject, start, end)
+		if err != nil {
+			return err
+		}
+		for i := len(messages) - 1; i >= 0; i-- {
+			if !take(messages[i]) {
+				return nil
+			}
+		}
+		end = start
+		window = min(window*2, lastWindow)
+	}
+	return nil
+}
+
+// between reads the messages with start <= sequence < end.
+func between(ctx context.Context, js jetstream.JetStream, stream, subject string, start, end uint64) ([]Message, error) {
+	const atOnce = 1024
+	var all []Message
+	for start < end {
+		batch := int(min(end-start, atOnce))
+		messages, err := Get(ctx, js, stream, Request{Sequence: start, Subject: subject, Batch: batch})
+		if err != nil {
+			return nil, err
+		}
+		for _, message := range messages {
+			if message.Sequence >= end {
+				return all, nil
+			}
+			all = append(all, message)
+			start = message.Sequence + 1
+		}
+		if len(messages) < batch {
+			return all, nil
+		}
+	}
+	return all, nil
+}

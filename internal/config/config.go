@@ -1,0 +1,149 @@
+package config
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// Config is every setting, in groups. The tags of a field are its
+// documentation as well as its rules:
+//
+//   - envconfig, default: the variable and its value when it is unset or empty
+//   - meaning: one sentence; example: a value that is right
+//   - needed: when the variable must be set
+//   - oneof, min, max: the values allowed; zero: what 0 means where it is
+//     allowed below min; check: a check of text by its name in checks
+//   - none: the word "none" stands for the empty list
+//
+// A group's about tag is the paragraph that the documentation opens it with.
+type Config struct {
+	NATS       NATS       `title:"NATS" about:"How every command reaches the NATS server. Commands that only talk to the queue (submit, list, get, watch, …) read this group alone; dispatcher dev brings its own server and does not read it."`
+	HTTP       HTTP       `title:"HTTP" about:"Where the dispatcher answers."`
+	Log        Log        `title:"Logging" about:"What the dispatcher says about itself; the logs of runs are not concerned."`
+	Launch     Launch     `title:"Launching" about:"What becomes of a run once it has been taken off its queue."`
+	Queues     Queues     `title:"Queues" about:"Which queues there are, and how many of each one's runs may be under way at once, over all replicas together."`
+	Runs       Runs       `title:"Runs" about:"How long runs may take, how long they are remembered, and what a request may ask for."`
+	Kubernetes Kubernetes `title:"Kubernetes" about:"The cluster that Jobs are made in."`
+	Pod        Pod        `title:"Jobs and pods" about:"What the operator sets for the Job and pod of every run."`
+	Images     Images     `title:"Images" about:"Where the images of runs come from: the one that a request names is used again, or there is one prebuilt image, or they are built on demand."`
+	Logs       Logs       `title:"Logs of runs" about:"Whether logs are kept outside the pods."`
+	AWS        AWS        `title:"AWS" about:"What the AWS flavour needs besides."`
+
+	// facts has one entry per variable. It holds no value, so that printing
+	// a Config shows no secret.
+	facts map[string]fact
+}
+
+// fact is what is known of a variable besides its value.
+type fact struct {
+	set     bool
+	problem string
+}
+
+// NATS says how to reach and use the NATS server.
+type NATS struct {
+	URL         URL        `envconfig:"ROPEWALK_NATS_URL" default:"nats://127.0.0.1:4222" example:"tls://nats.example.com:4222" meaning:"Address of the NATS server, or several of one cluster with commas between them; a user and password in it are never shown."`
+	Credentials string     `envconfig:"ROPEWALK_NATS_CREDENTIALS" check:"file" example:"/etc/ropewalk/nats.creds" meaning:"File with a NATS user's JWT and key, as nsc writes it."`
+	User        string     `envconfig:"ROPEWALK_NATS_USER" example:"ropewalk" meaning:"User name for NATS."`
+	Password    run.Secret `envconfig:"ROPEWALK_NATS_PASSWORD" example:"the-password" meaning:"Password of ROPEWALK_NATS_USER."`
+	Token       run.Secret `envconfig:"ROPEWALK_NATS_TOKEN" example:"the-token" meaning:"Token for a NATS server that asks for one instead of a user."`
+	TLSCA       string     `envconfig:"ROPEWALK_NATS_TLS_CA" check:"file" example:"/etc/ropewalk/ca.pem" meaning:"PEM file of the authorities that the NATS server's certificate is checked against; unset, the system's."`
+	TLSCert     string     `envconfig:"ROPEWALK_NATS_TLS_CERT" check:"file" needed:"with ROPEWALK_NATS_TLS_KEY" example:"/etc/ropewalk/tls.crt" meaning:"PEM file of the certificate that Ropewalk shows to the NATS server."`
+	TLSKey      string     `envconfig:"ROPEWALK_NATS_TLS_KEY" check:"file" needed:"with ROPEWALK_NATS_TLS_CERT" example:"/etc/ropewalk/tls.key" meaning:"PEM file of that certificate's private key."`
+	Replicas    int        `envconfig:"ROPEWALK_NATS_REPLICAS" default:"1" min:"1" max:"5" example:"3" meaning:"How many servers of a NATS cluster keep a copy of the queue and the records; with 1, set the server's sync_interval to always."`
+}
+
+// HTTP says where the dispatcher answers.
+type HTTP struct {
+	Addr string `envconfig:"ROPEWALK_HTTP_ADDR" default:":8080" check:"address" example:"127.0.0.1:8080" meaning:"Address that /livez, /readyz, /metrics and the API listen on."`
+}
+
+// Log says how the dispatcher logs.
+type Log struct {
+	Level  string `envconfig:"ROPEWALK_LOG_LEVEL" default:"info" oneof:"trace,debug,info,warn,error" example:"debug" meaning:"The least severe messages that are logged."`
+	Format string `envconfig:"ROPEWALK_LOG_FORMAT" default:"auto" oneof:"auto,json,console" example:"json" meaning:"How messages are written: auto is console on a terminal and json elsewhere."`
+}
+
+// The launchers.
+const (
+	LauncherKubernetes = "kubernetes"
+	LauncherLocal      = "local"
+)
+
+// Launch says how runs are launched.
+type Launch struct {
+	Launcher string `envconfig:"ROPEWALK_LAUNCHER" default:"kubernetes" oneof:"kubernetes,local" example:"local" meaning:"What a run becomes: a Kubernetes Job, or a process on this machine; dispatcher dev always uses local."`
+	DataDir  string `envconfig:"ROPEWALK_DATA_DIR" default:"./ropewalk-data" example:"/var/lib/ropewalk" meaning:"Folder in which the local launcher keeps its state."`
+	Instance string `envconfig:"ROPEWALK_INSTANCE" default:"ropewalk" check:"label" example:"ropewalk-staging" meaning:"Label of everything that this installation makes; it tells two installations in one namespace apart."`
+	Workers  int    `envconfig:"ROPEWALK_LAUNCH_WORKERS" default:"32" min:"1" max:"1000" example:"64" meaning:"How many runs of one queue one replica launches at the same moment; runs that have been launched do not count."`
+}
+
+// Queues holds the queues and their limits; [Queues.Limits] joins them.
+type Queues struct {
+	// The top of the range is where JetStream would need 2 GB to keep track
+	// of the runs under way, at the 2 KB each that were measured.
+	TemplateRuns int         `envconfig:"ZENML_SERVER_MAX_CONCURRENT_TEMPLATE_RUNS" default:"2" min:"1" max:"1000000" example:"10" meaning:"How many runs of the queue default may be under way at once, over all replicas."`
+	SnapshotRuns int         `envconfig:"ZENML_SERVER_MAX_CONCURRENT_SNAPSHOT_RUNS" min:"1" max:"1000000" example:"10" meaning:"The newer name of ZENML_SERVER_MAX_CONCURRENT_TEMPLATE_RUNS; set one of them, or both alike."`
+	More         QueueLimits `envconfig:"ROPEWALK_QUEUES" example:"gpu=2,batch=50" meaning:"Queues besides default, each with its limit over all replicas; default may appear too, if it does not contradict the variables above."`
+}
+
+// Runs holds the times that runs are given, and what requests may ask for.
+type Runs struct {
+	AckWait            time.Duration `envconfig:"ROPEWALK_ACK_WAIT" default:"15s" min:"2s" example:"30s" meaning:"How long after a replica's last sign of life its runs go to another replica, which adopts their Jobs."`
+	Retention          time.Duration `envconfig:"ROPEWALK_RUN_RETENTION" default:"720h" min:"1s" example:"2160h" meaning:"How long the record of a finished run is kept."`
+	SecretRetention    time.Duration `envconfig:"ROPEWALK_SECRET_RETENTION" default:"168h" min:"1s" example:"24h" meaning:"How long a request is kept with its secrets, so that the run can be replayed."`
+	MaxTimeout         time.Duration `envconfig:"ROPEWALK_MAX_TIMEOUT" default:"0" min:"1s" max:"596523h" zero:"no limit" example:"24h" meaning:"The longest that any run may take; a request that asks for more is refused, and one that asks for nothing gets this."`
+	StartTimeout       time.Duration `envconfig:"ROPEWALK_START_TIMEOUT" default:"15m" min:"1s" example:"30m" meaning:"How long a Job may take until its container runs, before the run is given up with StartTimeout."`
+	ImagePullGrace     time.Duration `envconfig:"ROPEWALK_IMAGE_PULL_GRACE" default:"2m" min:"0s" example:"5m" meaning:"How long an image may fail to be pulled before the run fails with ImagePullFailed."`
+	UnschedulableGrace time.Duration `envconfig:"ROPEWALK_UNSCHEDULABLE_GRACE" default:"10m" min:"0s" example:"20m" meaning:"How long a pod may find no node before the run fails with Unschedulable; leave time for the cluster to add one."`
+	RequestMaySet      []string      `envconfig:"ROPEWALK_REQUEST_MAY_SET" default:"resources,nodeSelector,tolerations" oneof:"resources,nodeSelector,tolerations,serviceAccount,priorityClassName" none:"true" example:"resources" meaning:"The settings of its pod that a request may set; one that sets another is refused with PolicyRefused."`
+}
+
+// Kubernetes says which cluster and how to talk to it.
+type Kubernetes struct {
+	Flavour        Flavour `envconfig:"ZENML_SERVER_WORKLOAD_MANAGER_IMPLEMENTATION_SOURCE" default:"zenml_cloud_plugins.kubernetes_workload_manager.KubernetesWorkloadManager" example:"zenml_cloud_plugins.aws_kubernetes_workload_manager.AWSKubernetesWorkloadManager" meaning:"The flavour of cluster, by the class name of the workload manager that Ropewalk stands in for: Kubernetes, AWS or GCP."`
+	Namespace      string  `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE" check:"dns label" needed:"with the kubernetes launcher" example:"zenml-workload-manager" meaning:"Namespace that Jobs are made in."`
+	ServiceAccount string  `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_SERVICE_ACCOUNT" check:"dns name" needed:"with the kubernetes launcher" example:"zenml-runner" meaning:"Service account that the pods of runs have."`
+	QPS            int     `envconfig:"ROPEWALK_KUBE_QPS" default:"1000" min:"1" max:"100000" example:"200" meaning:"Most requests a second that one replica sends to the Kubernetes API."`
+	Burst          int     `envconfig:"ROPEWALK_KUBE_BURST" default:"2000" min:"1" max:"100000" example:"400" meaning:"How many requests may go out at once above ROPEWALK_KUBE_QPS after a quiet time."`
+}
+
+// Pod holds what the operator sets for every Job and pod.
+type Pod struct {
+	Resources               run.Resources     `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_POD_RESOURCES" example:"{\"requests\": {\"cpu\": \"100m\", \"memory\": \"400Mi\"}, \"limits\": {\"memory\": \"700Mi\"}}" meaning:"Resource requests and limits of a run's container."`
+	NodeSelector            map[string]string `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_NODE_SELECTOR" example:"{\"node-pool\": \"zenml-pool\"}" meaning:"Labels that a node must have to get a run's pod."`
+	Tolerations             []run.Toleration  `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_TOLERATIONS" example:"[{\"key\": \"node-pool\", \"operator\": \"Equal\", \"value\": \"zenml-pool\", \"effect\": \"NoSchedule\"}]" meaning:"Taints of nodes that a run's pod tolerates."`
+	BackoffLimit            int32             `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_JOB_BACKOFF_LIMIT" default:"0" min:"0" example:"1" meaning:"How many failed pods the Job replaces before it fails, within one attempt of the run."`
+	FailurePolicy           json.RawMessage   `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_POD_FAILURE_POLICY" example:"{\"rules\": [{\"action\": \"Ignore\", \"onPodConditions\": [{\"type\": \"DisruptionTarget\"}]}]}" meaning:"The Job's podFailurePolicy, as Kubernetes defines it."`
+	TTLSecondsAfterFinished int32             `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_TTL_SECONDS_AFTER_FINISHED" default:"172800" min:"0" example:"86400" meaning:"Seconds after which the cluster deletes a finished Job; the default is 2 days."`
+	ImagePullSecrets        []string          `envconfig:"ROPEWALK_IMAGE_PULL_SECRETS" check:"dns name" example:"registry-credentials" meaning:"Names of the Secrets, in the Jobs' namespace, that images are pulled with, beside those of the service account."`
+	Labels                  map[string]string `envconfig:"ROPEWALK_POD_LABELS" example:"{\"team\": \"ml\"}" meaning:"Labels put on every Job and pod."`
+	Annotations             map[string]string `envconfig:"ROPEWALK_POD_ANNOTATIONS" example:"{\"sidecar.istio.io/inject\": \"false\"}" meaning:"Annotations put on every Job and pod."`
+	TemplatePatch           string            `envconfig:"ROPEWALK_POD_TEMPLATE_PATCH" check:"yaml object" example:"{\"spec\": {\"runtimeClassName\": \"gvisor\"}}" meaning:"Strategic merge patch that is laid over the pod template last, for what no other setting covers; it is no place for secrets."`
+
+	AllowPrivilegeEscalation bool     `envconfig:"ROPEWALK_POD_ALLOW_PRIVILEGE_ESCALATION" default:"false" example:"true" meaning:"Whether a process may gain more rights than its parent, by sudo for one."`
+	SeccompProfile           string   `envconfig:"ROPEWALK_POD_SECCOMP_PROFILE" default:"RuntimeDefault" oneof:"RuntimeDefault,Unconfined,none" example:"Unconfined" meaning:"The pod's seccomp profile; none leaves it unsaid."`
+	DropCapabilities         []string `envconfig:"ROPEWALK_POD_DROP_CAPABILITIES" default:"ALL" check:"capability" none:"true" example:"NET_RAW,SYS_ADMIN" meaning:"Linux capabilities that are taken from the container."`
+	RunAsNonRoot             bool     `envconfig:"ROPEWALK_POD_RUN_AS_NON_ROOT" default:"false" example:"true" meaning:"Whether the cluster refuses containers that would run as root; images of pipelines commonly do."`
+	RunAsUser                *int64   `envconfig:"ROPEWALK_POD_RUN_AS_USER" min:"0" max:"2147483647" example:"1000" meaning:"User id that the container runs as; unset, the image's own."`
+}
+
+// Images says which image runs use; [Images.Mode] tells the three ways apart.
+type Images struct {
+	BuildRunnerImage bool   `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE" default:"false" example:"true" meaning:"Whether runner images are built on demand and pushed to the registry."`
+	DockerRegistry   string `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY" check:"registry" needed:"when runner images are built" example:"internal-registry.mycompany.com/zenml" meaning:"Registry, with a path if need be, that built images are pushed to and pulled from."`
+	RunnerImage      string `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE" check:"image" example:"internal-registry.mycompany.com/zenml/zenml:0.94.0" meaning:"One prebuilt image for all runs whose request names none; it is not used when runner images are built."`
+}
+
+// Logs says whether the logs of runs are kept outside the pods.
+type Logs struct {
+	ExternalLogs bool `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_ENABLE_EXTERNAL_LOGS" default:"false" example:"true" meaning:"Whether the logs of runs are stored in S3; the AWS flavour only."`
+}
+
+// AWS holds what the AWS flavour needs.
+type AWS struct {
+	Bucket Bucket `envconfig:"ZENML_AWS_KUBERNETES_WORKLOAD_MANAGER_BUCKET" needed:"when external logs are enabled" example:"s3://my-bucket/run-template-logs" meaning:"S3 bucket, with a prefix if need be, that the logs of runs are stored in."`
+	Region string `envconfig:"ZENML_AWS_KUBERNETES_WORKLOAD_MANAGER_REGION" check:"region" needed:"when the AWS flavour builds images" example:"eu-central-1" meaning:"AWS region of the registry and the bucket."`
+}

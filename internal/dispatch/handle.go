@@ -1,0 +1,384 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ropewalk/ropewalk/internal/retry"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// handling is one run in the hands of this dispatcher.
+type handling struct {
+	config   Config
+	delivery run.Delivery
+	launched func()
+	log      zerolog.Logger
+
+	request run.Request
+	// record is the run as we last wrote it, at revision.
+	record   run.Run
+	revision uint64
+	// confirmed is when the store last told us that the run is ours.
+	confirmed time.Time
+}
+
+func (h *handling) handle(ctx context.Context) (run.Decision, error) {
+	invalid := h.read()
+	finished, err := h.claim(ctx, invalid == nil)
+	if err != nil {
+		return "", err
+	}
+	if finished {
+		return run.Done, nil
+	}
+	if invalid != nil && h.record.Job == nil {
+		// With a Job on record, an earlier release took the request for
+		// valid: what runs is followed to its end.
+		return h.reject(ctx, run.InvalidRequest, run.Explain(run.InvalidRequest, "The request is not valid: "+invalid.Error()+"."))
+	}
+	h.config.Fault("claimed")
+
+	launch := run.Launch{Request: h.request, Attempt: h.delivery.Attempt, Known: h.record.Job}
+	if launch.Known == nil {
+		if launch.Image, err = h.resolve(ctx); err != nil {
+			return h.refused(ctx, err)
+		}
+		h.config.Fault("resolved")
+		if err := h.config.Launcher.Check(launch); err != nil {
+			return h.refused(ctx, err)
+		}
+	}
+	if err := h.launch(ctx, launch); err != nil {
+		return h.refused(ctx, err)
+	}
+	h.launched()
+	return h.follow(ctx)
+}
+
+// read decodes and validates the request. The subject rules over the body:
+// permissions are enforced on subjects.
+func (h *handling) read() error {
+	if h.delivery.Malformed != "" {
+		return fmt.Errorf("subject: %s", h.delivery.Malformed)
+	}
+	request, err := run.Decode(h.delivery.Data)
+	if err != nil {
+		return err
+	}
+	var problems []run.Problem
+	if request.ID != "" && request.ID != h.delivery.ID {
+		problems = append(problems, run.Problem{Field: "id", Message: "is not the run id of the subject that the request was published on"})
+	}
+	if request.Queue != "" && request.Queue != h.delivery.Queue {
+		problems = append(problems, run.Problem{Field: "queue", Message: "is not the queue of the subject that the request was published on"})
+	}
+	request.ID, request.Queue = h.delivery.ID, h.delivery.Queue
+	var more *run.InvalidError
+	if errors.As(request.Validate(), &more) {
+		problems = append(problems, more.Problems...)
+	}
+	h.request = request
+	if problems != nil {
+		return &run.InvalidError{Problems: problems}
+	}
+	return nil
+}
+
+// claim makes this dispatcher the owner of the run, on record. It reports
+// whether there is nothing left to do: the run is over, or is another message's.
+func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err error) {
+	if !valid || len(h.request.SecretEnv) > 0 {
+		err := h.persist(ctx, func() error {
+			return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	for {
+		finished, err := h.tryClaim(ctx, valid)
+		if errors.Is(err, run.ErrConflict) && ctx.Err() == nil {
+			continue // the record moved between reading and writing
+		}
+		return finished, err
+	}
+}
+
+func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err error) {
+	var (
+		record   run.Run
+		revision uint64
+	)
+	err = h.persist(ctx, func() (err error) {
+		record, revision, err = h.config.Store.Lookup(ctx, h.delivery.ID)
+		return err
+	})
+	switch {
+	case errors.Is(err, run.ErrNotFound):
+		return false, h.claimNew(ctx, valid)
+	case err != nil:
+		return false, err
+	case record.Queue != h.delivery.Queue:
+		h.log.Warn().Str("first_queue", record.Queue).Msg("a run of this id is in another queue already; this message is taken for a duplicate")
+		return true, nil
+	case record.State.Final() && h.delivery.Attempt <= record.Attempt:
+		h.log.Info().Str("state", string(record.State)).Msg("the run is over already")
+		return true, nil
+	}
+	return false, h.claimAgain(ctx, record, revision, valid)
+}
+
+func (h *handling) claimNew(ctx context.Context, valid bool) error {
+	h.record = run.New(h.delivery)
+	h.record.Owner = h.config.Owner
+	h.describe(valid)
+	if valid {
+		h.become(run.Preparing)
+	}
+	err := h.persist(ctx, func() (err error) {
+		h.revision, err = h.config.Store.Create(ctx, h.record)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.confirmed = h.config.Now()
+	h.config.Observer.Claimed(h.delivery.Queue, h.delivery.Redelivered > 0, false)
+	return nil
+}
+
+// claimAgain takes over a run that is on record: from a dispatcher that died or
+// stopped, from ourselves, or as its next attempt.
+func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint64, valid bool) error {
+	adopted := record.Owner != h.config.Owner
+	h.record, h.revision = record, revision
+	h.record.Owner, h.record.Sequence = h.config.Owner, h.delivery.Sequence
+	h.describe(valid)
+	if h.delivery.Attempt > record.Attempt {
+		h.record.Attempt, h.record.Job, h.record.ExitCode = h.delivery.Attempt, nil, nil
+		h.record.StartedAt, h.record.FinishedAt = nil, nil
+		if record.State.Final() {
+			h.become(run.Queued)
+		}
+		adopted = false
+	}
+	if h.record.State == run.Queued && valid {
+		h.become(run.Preparing)
+	}
+	if err := h.save(ctx); err != nil {
+		return err
+	}
+	h.config.Observer.Claimed(h.delivery.Queue, h.delivery.Redelivered > 0, adopted)
+	if adopted {
+		h.log.Info().Str("from", record.Owner).Str("state", string(record.State)).Msg("adopted a run")
+	}
+	return nil
+}
+
+// describe puts into the record what the request tells of the run.
+func (h *handling) describe(valid bool) {
+	if !valid && h.request.Version == 0 {
+		return // it could not be decoded
+	}
+	request := h.request
+	h.record.Request, h.record.Labels = &request, request.Labels
+	if h.record.Image == "" {
+		h.record.Image = request.Image.Reference
+	}
+}
+
+// become changes the state where the transition table allows it, which at the
+// places that call it it always does.
+func (h *handling) become(state run.State) {
+	if err := h.record.Become(state, h.config.Now().UTC()); err != nil {
+		h.log.Error().Err(err).Msg("refusing a transition")
+	}
+}
+
+// save writes the record. [run.ErrConflict] means that the run is no longer
+// ours, and nothing more may be done to it.
+func (h *handling) save(ctx context.Context) error {
+	err := h.persist(ctx, func() (err error) {
+		revision, err := h.config.Store.Update(ctx, h.record, h.revision)
+		if err == nil {
+			h.revision = revision
+		}
+		return err
+	})
+	if err == nil {
+		h.confirmed = h.config.Now()
+	}
+	return err
+}
+
+// say shows what the run waits for in its record.
+func (h *handling) say(ctx context.Context, message string) error {
+	if h.record.Message == message {
+		return nil
+	}
+	h.record.Message = message
+	return h.save(ctx)
+}
+
+func (h *handling) resolve(ctx context.Context) (string, error) {
+	image, err := "", error(nil)
+	err = h.patiently(ctx, func() (err error) {
+		image, err = h.config.Images.Resolve(ctx, h.request)
+		return err
+	})
+	if err == nil && image != "" {
+		h.record.Image = image // written with the next change
+	}
+	return image, err
+}
+
+// launch makes the Job, or finds it, and records it.
+func (h *handling) launch(ctx context.Context, launch run.Launch) error {
+	var (
+		job     run.Job
+		adopted bool
+	)
+	err := h.patiently(ctx, func() (err error) {
+		// A process that was stopped for a while may have lost the run
+		// without knowing. It must not launch then: the attempt may be over
+		// and its Job gone. So the claim is confirmed when it is old.
+		if h.config.Now().Sub(h.confirmed) > h.config.AckWait/2 {
+			if err := h.save(ctx); err != nil {
+				return err
+			}
+		}
+		job, adopted, err = h.config.Launcher.Launch(ctx, launch)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.config.Fault("launched")
+	if launch.Known == nil && !adopted {
+		h.config.Observer.Launched(h.delivery.Queue, h.config.Now().Sub(h.delivery.PublishedAt))
+	}
+	h.log.Debug().Str("job", job.Name).Bool("adopted", adopted).Msg("the Job exists")
+	if h.record.Job == nil || *h.record.Job != job || h.record.State == run.Preparing {
+		h.record.Job = &job
+		if h.record.State == run.Preparing {
+			h.become(run.Pending)
+		}
+		if err := h.save(ctx); err != nil {
+			return err
+		}
+	}
+	h.config.Fault("recorded")
+	return nil
+}
+
+// waiting is how long to wait between tries at something that may work later.
+var waiting = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second}
+
+// patiently repeats what may work later, the slot held, and shows in the record
+// what the run waits for. What lacks room in a quota is given up in the end: it
+// keeps others from running.
+func (h *handling) patiently(ctx context.Context, operation func() error) error {
+	var told error
+	err := retry.Do(ctx, waiting, func() error {
+		err := operation()
+		var refusal *run.LaunchError
+		switch {
+		case err == nil:
+			return nil
+		case !errors.As(err, &refusal) || !refusal.Temporary:
+			return retry.Permanent(err)
+		case refusal.Reason == run.QuotaExceeded && h.config.Now().Sub(h.preparingSince()) > h.config.StartTimeout:
+			return retry.Permanent(err)
+		}
+		if told = h.say(ctx, refusal.Message); told != nil {
+			return retry.Permanent(told)
+		}
+		return err
+	}, func(err error, wait time.Duration) {
+		h.log.Debug().Err(err).Dur("wait", wait).Msg("the run waits")
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (h *handling) preparingSince() time.Time {
+	for i := len(h.record.History) - 1; i >= 0; i-- {
+		if h.record.History[i].State == run.Preparing {
+			return h.record.History[i].At
+		}
+	}
+	return h.record.QueuedAt
+}
+
+// refused ends a run that could not be launched: rejected when nothing can have
+// been launched and the request is to blame, failed otherwise.
+func (h *handling) refused(ctx context.Context, err error) (run.Decision, error) {
+	if ctx.Err() != nil || errors.Is(err, run.ErrConflict) {
+		return "", err
+	}
+	var invalid *run.InvalidError
+	if errors.As(err, &invalid) {
+		return h.reject(ctx, run.InvalidRequest, run.Explain(run.InvalidRequest, "The request is not valid: "+invalid.Error()+"."))
+	}
+	var refusal *run.LaunchError
+	if !errors.As(err, &refusal) {
+		return "", err
+	}
+	message := run.Explain(refusal.Reason, refusal.Message)
+	if h.record.State == run.Preparing && (refusal.Reason == run.PolicyRefused || refusal.Reason == run.InvalidRequest) {
+		return h.reject(ctx, refusal.Reason, message)
+	}
+	return h.finish(ctx, run.Observation{State: run.Failed, Reason: refusal.Reason, Message: message})
+}
+
+func (h *handling) reject(ctx context.Context, reason run.Reason, message string) (run.Decision, error) {
+	h.become(run.Rejected)
+	h.record.Reason, h.record.Message = reason, message
+	if err := h.save(ctx); err != nil {
+		return "", err
+	}
+	h.finished()
+	return run.Reject, nil
+}
+
+// follow waits for the Job's end and keeps the record in step.
+func (h *handling) follow(ctx context.Context) (run.Decision, error) {
+	// The first error in a report ends the following: the run is no longer
+	// ours, or we stop.
+	following, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	seen, err := h.config.Launcher.Follow(following, *h.record.Job, func(seen run.Observation) {
+		if following.Err() != nil || !h.record.Observe(seen, h.config.Now().UTC()) {
+			return
+		}
+		if err := h.save(following); err != nil {
+			stop(err)
+		}
+	})
+	if err != nil {
+		return "", context.Cause(following)
+	}
+	h.config.Fault("finished")
+	return h.finish(ctx, seen)
+}
+
+func (h *handling) finish(ctx context.Context, seen run.Observation) (run.Decision, error) {
+	h.record.Observe(seen, h.config.Now().UTC())
+	if err := h.save(ctx); err != nil {
+		return "", err
+	}
+	h.finished()
+	return run.Done, nil
+}
+
+func (h *handling) finished() {
+	h.config.Observer.Finished(h.record)
+	h.log.Info().Str("state", string(h.record.State)).Str("reason", string(h.record.Reason)).Msg("the run is over")
+}

@@ -1,0 +1,25 @@
+package natsconn
+
+import (
+	"net/url"
+	"strings"
+)
+
+// redact takes user and password out of a list of server addresses, so that
+// they can stand in an error.
+func redact(servers string) string {
+	list := strings.Split(servers, ",")
+	for i, server := range list {
+		parsed, err := url.Parse(strings.TrimSpace(server))
+		if err != nil {
+			list[i] = "(an address that is not a URL)"
+			continue
+		}
+		list[i] = parsed.Redacted()
+		if parsed.User != nil && parsed.Host != "" {
+			parsed.User = nil
+			list[i] = parsed.String()
+		}
+	}
+	return strings.Join(list, ",")
+}

@@ -118,3 +118,17 @@ func explain(url string, err error) error {
 		return fmt.Errorf("connect to NATS at %s: %w", redact(url), err)
 	}
 }
+
+// RequireVersion refuses servers that are too old, by the version that they
+// tell. 2.12 is the first with message schedules, which retries need.
+func RequireVersion(version string) error {
+	const major, minor = 2, 12
+	var gotMajor, gotMinor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &gotMajor, &gotMinor); err != nil {
+		return fmt.Errorf("the NATS server tells a version that is none: %q", version)
+	}
+	if gotMajor < major || gotMajor == major && gotMinor < minor {
+		return fmt.Errorf("the NATS server is version %s; Ropewalk needs %d.%d or newer", version, major, minor)
+	}
+	return nil
+}

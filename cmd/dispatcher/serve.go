@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/oklog/ulid/v2"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/dispatch"
+	"github.com/ropewalk/ropewalk/internal/health"
+	"github.com/ropewalk/ropewalk/internal/images"
+	"github.com/ropewalk/ropewalk/internal/k8sjobs"
+	"github.com/ropewalk/ropewalk/internal/localexec"
+	"github.com/ropewalk/ropewalk/internal/logging"
+	"github.com/ropewalk/ropewalk/internal/metrics"
+	"github.com/ropewalk/ropewalk/internal/natsconn"
+	"github.com/ropewalk/ropewalk/internal/queue"
+	"github.com/ropewalk/ropewalk/internal/runstore"
+)
+
+func newServeCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Take runs off the queues and launch them",
+		Long: `Take runs off the queues and launch them, until SIGTERM or SIGINT. Start as
+many as you like: together they keep each queue's limit. A clean stop hands the
+runs that are under way to the other replicas; their Jobs go on.
+
+All settings come from the environment; see "dispatcher settings".`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := config.LoadServe()
+			if err != nil {
+				return err
+			}
+			log := logging.New(a.stderr, settings.Log.Level, settings.Log.Format)
+			conn, js, err := natsconn.DialPatiently(cmd.Context(), natsOptions(settings, "ropewalk-dispatcher"), log)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			return serve(cmd.Context(), settings, conn, js, log, nil)
+		},
+	}
+}
+
+// natsOptions is how this process reaches NATS, under the name that the server
+// shows.
+func natsOptions(settings *config.Config, name string) natsconn.Options {
+	return natsconn.Options{
+		URL: string(settings.NATS.URL), Name: name, CredentialsFile: settings.NATS.Credentials,
+		User: settings.NATS.User, Password: settings.NATS.Password, Token: settings.NATS.Token,
+		CAFile: settings.NATS.TLSCA, CertFile: settings.NATS.TLSCert, KeyFile: settings.NATS.TLSKey,
+	}
+}
+
+// runner is a part of the process that runs until its context ends.
+type runner interface {
+	Run(ctx context.Context) error
+}
+
+// launcher is what serve needs of either launcher.
+type launcher interface {
+	dispatch.Launcher
+	runner
+}
+
+// serve runs a dispatcher until ctx ends. It says in one line for each
+// dependency what it reached, and calls ready, if that is not nil, with the
+// address of the HTTP server once everything is up.
+func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jetstream.JetStream, log zerolog.Logger, ready func(httpAddr string)) error {
+	if err := reachNATS(ctx, conn, js, log); err != nil {
+		return err
+	}
+	counters := metrics.New(version())
+	definitions, store, err := prepareNATS(ctx, settings, js)
+	if err != nil {
+		return err
+	}
+	launching, resolver, err := newLauncher(ctx, settings, counters, log)
+	if err != nil {
+		return err
+	}
+	core, err := dispatch.New(dispatch.Config{
+		Store: store, Images: resolver, Launcher: launching, Observer: counters,
+		Owner: owner(), AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout,
+		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
+	})
+	if err != nil {
+		return err
+	}
+	consumer, err := queue.New(queue.Config{
+		JetStream: js, Definitions: definitions, Handler: core, AckWait: settings.Runs.AckWait,
+		LaunchWorkers: settings.Launch.Workers, Log: log.With().Str(logging.Component, "queue").Logger(), Fault: fault,
+	})
+	if err != nil {
+		return err
+	}
+	counters.Watch(metrics.Sources{Held: consumer.Held, Queues: func(ctx context.Context) ([]metrics.QueueState, error) {
+		return queueStates(ctx, js, definitions)
+	}})
+	http, err := health.Listen(settings.HTTP.Addr, health.Checks{"nats": func() error {
+		if !conn.IsConnected() {
+			return errors.New("not connected")
+		}
+		return nil
+	}}, counters.Handler())
+	if err != nil {
+		return err
+	}
+	log.Info().Str("addr", http.Addr()).Msg("serving /livez, /readyz and /metrics")
+	if ready != nil {
+		ready(http.Addr())
+	}
+	return runInOrder(ctx, conn, consumer, launching, http)
+}
+
+// runInOrder runs the parts, and stops them in this order: first the consumer,
+// which hands back the runs that it holds and needs the launcher and the
+// connection for that; then the launcher and the HTTP server, so that probes
+// see the process to the end; and last, what was said to NATS is flushed. The
+// failure of any part ends them all.
+func runInOrder(ctx context.Context, conn *nats.Conn, consumer, launching, http runner) error {
+	outer, stopOuter := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOuter()
+	parts, failing := errgroup.WithContext(outer)
+	taking, stopTaking := context.WithCancel(failing)
+	defer stopTaking()
+	defer context.AfterFunc(ctx, stopTaking)()
+	parts.Go(func() error { return launching.Run(failing) })
+	parts.Go(func() error { return http.Run(failing) })
+	parts.Go(func() error {
+		defer stopOuter()
+		return consumer.Run(taking)
+	})
+	err := parts.Wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil
+	}
+	if flushErr := conn.FlushTimeout(2 * time.Second); err == nil && flushErr != nil && conn.IsConnected() {
+		err = fmt.Errorf("flush what was said to NATS: %w", flushErr)
+	}
+	return err
+}
+
+// reachNATS says what server this is, and refuses one that is too old.
+func reachNATS(ctx context.Context, conn *nats.Conn, js jetstream.JetStream, log zerolog.Logger) error {
+	account, err := js.AccountInfo(ctx)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return fmt.Errorf("the NATS server at %s runs without JetStream; start it with -js, or give the account JetStream", conn.ConnectedUrlRedacted())
+	}
+	if err != nil {
+		return fmt.Errorf("ask NATS for its JetStream account: %w", err)
+	}
+	if err := natsconn.RequireVersion(conn.ConnectedServerVersion()); err != nil {
+		return err
+	}
+	log.Info().Str("server", conn.ConnectedUrlRedacted()).Str("version", conn.ConnectedServerVersion()).
+		Uint64("store_bytes", account.Store).Int("streams", account.Streams).Msg("reached NATS")
+	return nil
+}
+
+// prepareNATS makes sure that everything we need on the server is there.
+func prepareNATS(ctx context.Context, settings *config.Config, js jetstream.JetStream) (*queue.Definitions, *runstore.Store, error) {
+	definitions, err := queue.CreateDefinitions(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := runstore.Create(ctx, js, runstore.Config{
+		Retention: settings.Runs.Retention, RequestRetention: settings.Runs.SecretRetention, Replicas: settings.NATS.Replicas,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, limit := range settings.Limits() {
+		definition := queue.Definition{Name: limit.Name, Concurrency: limit.Limit}
+		if err := definitions.Seed(ctx, definition, limit.Explicit); err != nil {
+			return nil, nil, err
+		}
+	}
+	return definitions, store, nil
+}
+
+func queueStates(ctx context.Context, js jetstream.JetStream, definitions *queue.Definitions) ([]metrics.QueueState, error) {
+	all, err := definitions.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states := make([]metrics.QueueState, 0, len(all))
+	for _, definition := range all {
+		usage, err := queue.Use(ctx, js, definition)
+		if err != nil {
+			return nil, err
+		}
+		states = append(states, metrics.QueueState{Queue: definition.Name, Waiting: usage.Waiting, InFlight: usage.InFlight, Limit: usage.Limit})
+	}
+	return states, nil
+}
+
+// newLauncher makes the launcher that the settings choose, and the resolver of
+// images that goes with it.
+func newLauncher(ctx context.Context, settings *config.Config, counters *metrics.Metrics, log zerolog.Logger) (launcher, dispatch.Images, error) {
+	if settings.Launch.Launcher == config.LauncherLocal {
+		local, err := newLocalLauncher(settings, log)
+		return local, images.Unused{}, err
+	}
+	resolver, err := images.New(settings.Images.RunnerImage)
+	if err != nil {
+		return nil, nil, err
+	}
+	kubernetes, err := newKubernetesLauncher(ctx, settings, counters, log)
+	return kubernetes, resolver, err
+}
+
+// owner names this process: the host, for people, and what makes it another
+// one after a restart.
+func owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%s", host, strings.ToLower(ulid.Make().String()[16:]))
+}
+
+var (
+	_ launcher = (*k8sjobs.Launcher)(nil)
+	_ launcher = (*localexec.Launcher)(nil)
+)

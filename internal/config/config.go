@@ -14,7 +14,7 @@ import (
 //   - meaning: one sentence; example: a value that is right
 //   - needed: when the variable must be set
 //   - oneof, min, max: the values allowed; zero: what 0 means where it is
-//     allowed below min; check: a check of text by its name in checks
+//     allowed below min; check: a rule of checkText
 //   - none: the word "none" stands for the empty list
 //
 // A group's about tag is the paragraph that the documentation opens it with.

@@ -25,7 +25,7 @@ type (
 	text            string
 	truth           bool
 	number          int64
-	optionalNumber  struct{ *int64 }
+	optionalNumber  struct{ Value *int64 }
 	span            time.Duration
 	list            []string
 	jsonStrings     map[string]string
@@ -34,26 +34,36 @@ type (
 	jsonObject      json.RawMessage
 )
 
-// readers maps the type of a field to the type that reads it. Other types of
-// the same kind as a basic one are read like it, and types with a Decode or
+// readerOf returns the type that reads a field of the given type. Types with an
 // UnmarshalText method of their own read themselves.
-var readers = map[reflect.Type]reflect.Type{
-	reflect.TypeFor[string]():            reflect.TypeFor[text](),
-	reflect.TypeFor[bool]():              reflect.TypeFor[truth](),
-	reflect.TypeFor[int]():               reflect.TypeFor[number](),
-	reflect.TypeFor[int32]():             reflect.TypeFor[number](),
-	reflect.TypeFor[*int64]():            reflect.TypeFor[optionalNumber](),
-	reflect.TypeFor[time.Duration]():     reflect.TypeFor[span](),
-	reflect.TypeFor[[]string]():          reflect.TypeFor[list](),
-	reflect.TypeFor[map[string]string](): reflect.TypeFor[jsonStrings](),
-	reflect.TypeFor[run.Resources]():     reflect.TypeFor[jsonResources](),
-	reflect.TypeFor[[]run.Toleration]():  reflect.TypeFor[jsonTolerations](),
-	reflect.TypeFor[json.RawMessage]():   reflect.TypeFor[jsonObject](),
-	reflect.TypeFor[Flavour]():           reflect.TypeFor[Flavour](),
-	reflect.TypeFor[Bucket]():            reflect.TypeFor[Bucket](),
-	reflect.TypeFor[URL]():               reflect.TypeFor[URL](),
-	reflect.TypeFor[QueueLimits]():       reflect.TypeFor[QueueLimits](),
-	reflect.TypeFor[run.Secret]():        reflect.TypeFor[run.Secret](),
+func readerOf(kind reflect.Type) reflect.Type {
+	switch kind {
+	case reflect.TypeFor[string]():
+		return reflect.TypeFor[text]()
+	case reflect.TypeFor[bool]():
+		return reflect.TypeFor[truth]()
+	case reflect.TypeFor[int](), reflect.TypeFor[int32]():
+		return reflect.TypeFor[number]()
+	case reflect.TypeFor[*int64]():
+		return reflect.TypeFor[optionalNumber]()
+	case reflect.TypeFor[time.Duration]():
+		return reflect.TypeFor[span]()
+	case reflect.TypeFor[[]string]():
+		return reflect.TypeFor[list]()
+	case reflect.TypeFor[map[string]string]():
+		return reflect.TypeFor[jsonStrings]()
+	case reflect.TypeFor[run.Resources]():
+		return reflect.TypeFor[jsonResources]()
+	case reflect.TypeFor[[]run.Toleration]():
+		return reflect.TypeFor[jsonTolerations]()
+	case reflect.TypeFor[json.RawMessage]():
+		return reflect.TypeFor[jsonObject]()
+	case reflect.TypeFor[Flavour](), reflect.TypeFor[Bucket](), reflect.TypeFor[URL](),
+		reflect.TypeFor[QueueLimits](), reflect.TypeFor[run.Secret]():
+		return kind
+	default:
+		panic("config: nothing reads a field of type " + kind.String()) // found by any test
+	}
 }
 
 // unset is a name that no variable can have: the name ends at the first "=".
@@ -64,19 +74,14 @@ const unset = "="
 // process reads one field by envconfig, which stops at the first error and so
 // is given one field at a time.
 func process(f field, set bool) (reflect.Value, error) {
-	reader, ok := readers[f.kind]
-	if !ok {
-		panic("config: no reader for " + f.kind.String()) // a new kind of field, found by any test
-	}
-	name := f.name
+	reader, name := readerOf(f.kind), f.name
 	if !set {
 		name = unset
 	}
 	tag := fmt.Sprintf("envconfig:%s default:%s", strconv.Quote(name), strconv.Quote(f.def))
 	holder := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "Value", Type: reader, Tag: reflect.StructTag(tag)}}))
 	err := envconfig.Process("", holder.Interface())
-	var parse *envconfig.ParseError
-	if errors.As(err, &parse) {
+	if parse, ok := errors.AsType[*envconfig.ParseError](err); ok {
 		return reflect.Value{}, parse.Err // never parse itself, which quotes the value
 	}
 	if err != nil {
@@ -118,7 +123,7 @@ func (n *number) Decode(value string) error {
 
 func (n *optionalNumber) Decode(value string) error {
 	parsed, err := parseNumber(value)
-	n.int64 = &parsed
+	n.Value = &parsed
 	return err
 }
 

@@ -24,11 +24,11 @@ type QueueLimit struct {
 // QueueLimits is a list such as gpu=2,batch=50.
 type QueueLimits []QueueLimit
 
-// Decode reads the list.
-func (q *QueueLimits) Decode(text string) error {
+// UnmarshalText reads the list.
+func (q *QueueLimits) UnmarshalText(text []byte) error {
 	var limits QueueLimits
 	seen := map[string]bool{}
-	for _, item := range splitList(text) {
+	for _, item := range splitList(string(text)) {
 		name, number, ok := strings.Cut(item, "=")
 		name = strings.TrimSpace(name)
 		switch {

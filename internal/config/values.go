@@ -22,40 +22,34 @@ const (
 	FlavourGCP        Flavour = "gcp"
 )
 
-// sources are the full class names, in the order in which errors list them.
-var sources = []struct {
-	flavour Flavour
-	source  string
-}{
-	{FlavourKubernetes, "zenml_cloud_plugins.kubernetes_workload_manager.KubernetesWorkloadManager"},
-	{FlavourAWS, "zenml_cloud_plugins.aws_kubernetes_workload_manager.AWSKubernetesWorkloadManager"},
-	{FlavourGCP, "zenml_cloud_plugins.gcp_kubernetes_workload_manager.GCPKubernetesWorkloadManager"},
-}
-
-// Source is the class name that stands for the flavour.
+// Source is the full class name that stands for the flavour.
 func (f Flavour) Source() string {
-	for _, known := range sources {
-		if known.flavour == f {
-			return known.source
-		}
+	switch f {
+	case FlavourKubernetes:
+		return "zenml_cloud_plugins.kubernetes_workload_manager.KubernetesWorkloadManager"
+	case FlavourAWS:
+		return "zenml_cloud_plugins.aws_kubernetes_workload_manager.AWSKubernetesWorkloadManager"
+	case FlavourGCP:
+		return "zenml_cloud_plugins.gcp_kubernetes_workload_manager.GCPKubernetesWorkloadManager"
+	default:
+		return ""
 	}
-	return ""
 }
 
-// Decode reads a class name. The module in front of it does not matter: it is
+// UnmarshalText reads a class name. The module in front of it does not matter: it is
 // the class that chooses.
-func (f *Flavour) Decode(text string) error {
-	text = strings.TrimSpace(text)
+func (f *Flavour) UnmarshalText(value []byte) error {
+	text := strings.TrimSpace(string(value))
 	class := text[strings.LastIndexByte(text, '.')+1:]
-	var names []string
-	for _, known := range sources {
-		if strings.HasSuffix(known.source, "."+class) {
-			*f = known.flavour
+	var known []string
+	for _, flavour := range []Flavour{FlavourKubernetes, FlavourAWS, FlavourGCP} {
+		if strings.HasSuffix(flavour.Source(), "."+class) {
+			*f = flavour
 			return nil
 		}
-		names = append(names, known.source)
+		known = append(known, flavour.Source())
 	}
-	return fmt.Errorf("%.120q is no workload manager that Ropewalk stands in for; it knows %s", text, strings.Join(names, ", "))
+	return fmt.Errorf("%.120q is no workload manager that Ropewalk stands in for; it knows %s", text, strings.Join(known, ", "))
 }
 
 // Bucket is a place in S3.
@@ -67,9 +61,9 @@ type Bucket struct {
 
 var bucketPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 
-// Decode reads s3://bucket or s3://bucket/prefix.
-func (b *Bucket) Decode(text string) error {
-	rest, ok := strings.CutPrefix(strings.TrimSpace(text), "s3://")
+// UnmarshalText reads s3://bucket or s3://bucket/prefix.
+func (b *Bucket) UnmarshalText(text []byte) error {
+	rest, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "s3://")
 	name, prefix, _ := strings.Cut(rest, "/")
 	switch {
 	case !ok:
@@ -99,10 +93,10 @@ type URL string
 // Reveal returns the addresses as they were set, for the NATS client.
 func (u URL) Reveal() string { return string(u) }
 
-// Decode reads and checks the addresses. Its errors quote nothing of them.
-func (u *URL) Decode(text string) error {
+// UnmarshalText reads and checks the addresses. Its errors quote nothing of them.
+func (u *URL) UnmarshalText(text []byte) error {
 	var servers []string
-	for i, server := range strings.Split(text, ",") {
+	for i, server := range strings.Split(string(text), ",") {
 		server = strings.TrimSpace(server)
 		if _, err := parseServer(server); err != nil {
 			return fmt.Errorf("address %d %w", i+1, err)

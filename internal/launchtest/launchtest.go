@@ -57,28 +57,25 @@ func Run(t *testing.T, harness Harness) {
 	if harness.Patience == 0 {
 		harness.Patience = 3 * time.Minute
 	}
-	for _, cases := range []map[string]func(*testing.T, *scene){endings, identities, stops} {
+	for _, cases := range []map[string]check{endings(), identities(), stops()} {
 		for sentence, check := range cases {
 			t.Run(sentence, func(t *testing.T) {
 				t.Parallel()
-				check(t, newScene(t, harness))
+				ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+				t.Cleanup(cancel)
+				check(ctx, t, &scene{harness: harness, id: "lt-" + strings.ToLower(rand.Text()[:12])})
 			})
 		}
 	}
 }
 
+// check is one case.
+type check func(ctx context.Context, t *testing.T, s *scene)
+
 // scene is one case's surroundings.
 type scene struct {
 	harness Harness
-	ctx     context.Context //nolint:containedctx // it is the test's own, made for it and ended with it
 	id      string
-}
-
-func newScene(t *testing.T, harness Harness) *scene {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
-	t.Cleanup(cancel)
-	return &scene{harness: harness, ctx: ctx, id: "lt-" + strings.ToLower(rand.Text()[:12])}
 }
 
 func (s *scene) launcher(t *testing.T) Launcher {
@@ -107,9 +104,9 @@ func (s *scene) launch(script string, edits ...func(*run.Request)) run.Launch {
 
 // start launches and demands that it works; what it made is deleted when the
 // test ends.
-func (s *scene) start(t *testing.T, launcher Launcher, launch run.Launch) (run.Job, bool) {
+func (s *scene) start(ctx context.Context, t *testing.T, launcher Launcher, launch run.Launch) (run.Job, bool) {
 	t.Helper()
-	job, adopted, err := launcher.Launch(s.ctx, launch)
+	job, adopted, err := launcher.Launch(ctx, launch)
 	if err != nil {
 		t.Fatalf("Launch: %v", err)
 	}
@@ -146,9 +143,9 @@ type following struct {
 	err   error
 }
 
-func (s *scene) follow(t *testing.T, launcher Launcher, job run.Job) *following {
+func (s *scene) follow(ctx context.Context, t *testing.T, launcher Launcher, job run.Job) *following {
 	t.Helper()
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	f := &following{cancel: cancel, running: make(chan struct{}), done: make(chan struct{})}
 	started := sync.OnceFunc(func() { close(f.running) })
 	go func() {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -64,18 +65,21 @@ type Update struct {
 
 // Records follows the run records straight from their bucket.
 type Records struct {
-	stop func()
+	stop context.CancelFunc
 	done sync.WaitGroup
 
 	mu      sync.Mutex
 	changed signal
 	updates map[string][]Update // by run id
+	seen    uint64              // revision
 	err     error
 }
 
 // WatchRecords waits for the bucket to be there, which the first dispatcher
-// makes, and begins to follow it.
-func WatchRecords(ctx context.Context, js jetstream.JetStream) (*Records, error) {
+// makes, and begins to follow it. Records written while nats-server is away
+// are none; those written before the connection is back may be seen in their
+// last form only.
+func WatchRecords(ctx context.Context, conn *nats.Conn, js jetstream.JetStream) (*Records, error) {
 	var bucket jetstream.KeyValue
 	err := Poll(ctx, 50*time.Millisecond, func() (err error) {
 		bucket, err = js.KeyValue(ctx, recordBucket)
@@ -84,34 +88,49 @@ func WatchRecords(ctx context.Context, js jetstream.JetStream) (*Records, error)
 	if err != nil {
 		return nil, fmt.Errorf("open the run store: %w", err)
 	}
-	follow, cancel := context.WithCancel(context.Background())
-	watcher, err := bucket.WatchAll(follow)
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("watch the run store: %w", err)
-	}
-	r := &Records{changed: newSignal(), updates: map[string][]Update{}}
-	r.stop = func() {
-		// Without a connection nothing is left to stop at the server.
-		_ = watcher.Stop()
-		cancel()
-	}
+	follow, stop := context.WithCancel(context.Background())
+	r := &Records{stop: stop, changed: newSignal(), updates: map[string][]Update{}}
+	reconnected := conn.StatusChanged(nats.CONNECTED)
 	r.done.Go(func() {
-		for {
-			select {
-			case entry, open := <-watcher.Updates():
-				if !open {
-					return
-				}
-				if entry != nil { // nil ends the first part, what was there before
-					r.see(entry, time.Now())
-				}
-			case <-follow.Done():
-				return
-			}
+		defer conn.RemoveStatusListener(reconnected)
+		for follow.Err() == nil {
+			r.follow(follow, bucket, reconnected)
 		}
 	})
 	return r, nil
+}
+
+// follow watches until the context ends or the connection was lost and is back:
+// a restarted server has forgotten the watch, and the client would notice only
+// after some missed heartbeats.
+func (r *Records) follow(ctx context.Context, bucket jetstream.KeyValue, reconnected <-chan nats.Status) {
+	watcher, err := bucket.WatchAll(ctx)
+	if err != nil {
+		// The connection went away again; the next one tells.
+		select {
+		case <-reconnected:
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+		return
+	}
+	// Without a connection there is nothing to stop at the server.
+	defer func() { _ = watcher.Stop() }()
+	for {
+		select {
+		case entry, open := <-watcher.Updates():
+			if !open {
+				return
+			}
+			if entry != nil { // nil ends the first part, what was there before
+				r.see(entry, time.Now())
+			}
+		case <-reconnected:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Stop ends the watch. What was seen stays readable.
@@ -123,10 +142,11 @@ func (r *Records) Stop() {
 func (r *Records) see(entry jetstream.KeyValueEntry, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer r.changed.wake()
-	if entry.Operation() != jetstream.KeyValuePut {
+	if entry.Operation() != jetstream.KeyValuePut || entry.Revision() <= r.seen {
 		return
 	}
+	defer r.changed.wake()
+	r.seen = entry.Revision()
 	var record Record
 	if err := json.Unmarshal(entry.Value(), &record); err != nil {
 		r.err = fmt.Errorf("record %s is not JSON: %w", entry.Key(), err)

@@ -1,0 +1,108 @@
+# make and Go are all that is needed; `make e2e` and `make bench` need a cluster.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+GO ?= go
+BIN := bin
+TOOLS := $(BIN)/tools
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
+
+# Flags for go test. The race detector needs a C compiler: make test TESTFLAGS=-race
+TESTFLAGS ?=
+FUZZTIME ?= 15s
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the programs into bin/.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+.PHONY: run
+run: build ## Run everything on this machine, without a cluster, until Ctrl-C.
+	$(BIN)/dispatcher dev
+
+.PHONY: demo
+demo: build ## Show a few runs from submission to their end; takes seconds and needs nothing.
+	$(BIN)/dispatcher demo
+
+##@ Test
+
+.PHONY: test
+test: ## Run every test that needs no cluster.
+	$(GO) test $(TESTFLAGS) ./...
+
+# Packages one after the other: they share the cluster, and some measure time.
+.PHONY: e2e
+e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
+	$(GO) test -tags e2e -count=1 -p 1 -timeout 40m $(TESTFLAGS) ./test/e2e/... ./internal/...
+
+.PHONY: bench
+bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
+	$(GO) run ./test/bench
+
+.PHONY: kubeconfig
+kubeconfig:
+	@[ -n "$${KUBECONFIG:-}" ] && [ -r "$$KUBECONFIG" ] || { \
+		echo "KUBECONFIG must name a readable file: the credentials of a cluster that tests may use as they like." >&2; exit 1; }
+
+.PHONY: fuzz
+fuzz: ## Fuzz each decoder for FUZZTIME (15s).
+	@grep -rHoE '^func Fuzz\w+' --include='*_test.go' . | while IFS=: read -r file name; do \
+		$(GO) test "$$(dirname "$$file")" -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(FUZZTIME); \
+	done
+
+##@ Check
+
+.PHONY: verify
+verify: fresh tidy-check fmt-check lint vuln ## Check format, code, modules and generated files; changes nothing.
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## Format the code.
+	$< fmt
+
+.PHONY: fmt-check
+fmt-check: $(TOOLS)/golangci-lint
+	$< fmt --diff
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## Check the code: vet, staticcheck, the layout and more.
+	$< run
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what the code calls.
+	tools/vulncheck $<
+
+.PHONY: generate
+generate: ## Write the generated documents.
+	$(GO) run ./internal/docgen
+
+.PHONY: fresh
+fresh:
+	$(GO) run ./internal/docgen -check
+
+.PHONY: tidy-check
+tidy-check:
+	$(GO) mod tidy -diff
+	$(GO) -C tools mod tidy -diff
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf $(BIN)
+
+# The checkers come from a module of their own, so that what they need is not
+# needed by Ropewalk. Building them takes minutes once per version; after that
+# the Go build cache has them.
+$(TOOLS)/golangci-lint: PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/govulncheck: PACKAGE := golang.org/x/vuln/cmd/govulncheck
+$(TOOLS)/golangci-lint $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
+	@echo "building $(@F)"
+	@env -u GOOS -u GOARCH -u GOFLAGS $(GO) -C tools build -o $(abspath $@) $(PACKAGE)
+	@touch $@

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"github.com/invopop/jsonschema"
+
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+const runPackage = "github.com/ropewalk/ropewalk/internal/run"
+
+// writeRequestSchema writes what a publisher must keep to: whatever the schema
+// refuses, [run.Request.Validate] refuses too. The little that JSON Schema
+// cannot say stands in descriptions.
+func writeRequestSchema(w io.Writer) error {
+	schema, err := reflectType(run.Request{}, typeSchemas{
+		reflect.TypeFor[run.Duration](): durationRead(),
+		reflect.TypeFor[run.Secret](): {
+			Type: "string", Pattern: noNUL, WriteOnly: true,
+			Description: "The value itself. It is shown to nobody: everything that can be read back has " + run.Redacted + " in its place.",
+		},
+	})
+	if err != nil {
+		return err
+	}
+	schema.Title = fmt.Sprintf("Ropewalk run request, version %d", run.Version)
+	constrainRequest(schema)
+	return writeSchema(w, schema)
+}
+
+// writeRunSchema writes what a reader of records may rely on. A record keeps
+// the request that was rejected along with what was wrong with it, so that the
+// limits of a request do not hold here; its shape does.
+func writeRunSchema(w io.Writer) error {
+	schema, err := reflectType(run.Run{}, typeSchemas{
+		reflect.TypeFor[run.Duration](): {Type: "string", Examples: []any{"1h30m0s"}},
+		reflect.TypeFor[run.Secret]():   {Type: "string", Const: run.Redacted},
+		reflect.TypeFor[run.State]():    {Type: "string", Enum: values(run.States())},
+		reflect.TypeFor[run.Reason]():   {Type: "string", Enum: values(run.Reasons())},
+	})
+	if err != nil {
+		return err
+	}
+	schema.Title = "Ropewalk run, version 1"
+	constrainRun(schema)
+	return writeSchema(w, schema)
+}
+
+// typeSchemas gives the schema of types whose JSON is not what their Go type
+// says.
+type typeSchemas map[reflect.Type]*jsonschema.Schema
+
+// reflectType returns the schema of a value's type. Field comments become
+// descriptions, fields without omitempty are required, and further fields are
+// allowed, since readers ignore what they do not know.
+func reflectType(value any, schemas typeSchemas) (*jsonschema.Schema, error) {
+	reflector := jsonschema.Reflector{
+		Anonymous:                 true,
+		AllowAdditionalProperties: true,
+		ExpandedStruct:            true,
+		Mapper: func(t reflect.Type) *jsonschema.Schema {
+			if schema := schemas[t]; schema != nil {
+				own := *schema
+				return &own
+			}
+			return nil
+		},
+	}
+	if err := reflector.AddGoComments(modulePath, "internal/run", jsonschema.WithFullComment()); err != nil {
+		return nil, fmt.Errorf("read the comments of package run: %w", err)
+	}
+	for name, comment := range reflector.CommentMap {
+		reflector.CommentMap[name] = prose(comment)
+	}
+	root := reflect.TypeOf(value)
+	schema := reflector.ReflectFromType(root)
+	if schema.Properties.Len() == 0 || schema.Description == "" {
+		return nil, fmt.Errorf("no fields or comments found for %s", root)
+	}
+	allowNull(schema, root)
+	return schema, nil
+}
+
+const modulePath = "github.com/ropewalk/ropewalk"
+
+var (
+	seeSentence = regexp.MustCompile(` See \[[^]]+\]\.`)
+	seeClause   = regexp.MustCompile(`; see \[[^]]+\]`)
+	docLink     = regexp.MustCompile(`\[([A-Z][A-Za-z.]*)\]`)
+	goNil       = regexp.MustCompile(`\bnil\b`)
+)
+
+// prose makes a Go comment readable without Go: one line, without links to
+// other Go names, and null as JSON calls it.
+func prose(comment string) string {
+	comment = strings.Join(strings.Fields(comment), " ")
+	comment = seeSentence.ReplaceAllString(comment, "")
+	comment = seeClause.ReplaceAllString(comment, "")
+	comment = docLink.ReplaceAllString(comment, "$1")
+	return goNil.ReplaceAllString(comment, "null")
+}
+
+// allowNull lets fields be null that Go writes as null: pointers that are not
+// left out when empty.
+func allowNull(schema *jsonschema.Schema, t reflect.Type) {
+	for field := range t.Fields() {
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if field.Type.Kind() != reflect.Pointer || strings.Contains(options, "omit") {
+			continue
+		}
+		property := at(schema, name)
+		inner := *property
+		inner.Description = ""
+		*property = jsonschema.Schema{Description: property.Description, OneOf: []*jsonschema.Schema{&inner, {Type: "null"}}}
+	}
+}
+
+// at returns the schema of a property. That there is one is known when the
+// program is written; the tests would not pass otherwise.
+func at(schema *jsonschema.Schema, name string) *jsonschema.Schema {
+	property, ok := schema.Properties.Get(name)
+	if !ok {
+		panic("docgen: no property " + name)
+	}
+	return property
+}
+
+func values[T ~string](all []T) []any {
+	list := make([]any, len(all))
+	for i, value := range all {
+		list[i] = string(value)
+	}
+	return list
+}
+
+func writeSchema(w io.Writer, schema *jsonschema.Schema) error {
+	schema.Version = jsonschema.Version
+	schema.Comments = "Generated by internal/docgen from the types of " + runPackage + "."
+	compact, err := json.Marshal(schema)
+	if err != nil {
+		return err
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, compact, "", "  "); err != nil {
+		return err
+	}
+	// The library's marshaller escapes what HTML would trip over.
+	plain := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&")
+	_, err = io.WriteString(w, plain.Replace(indented.String())+"\n")
+	return err
+}

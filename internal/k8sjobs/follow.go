@@ -1,0 +1,161 @@
+package k8sjobs
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/ropewalk/ropewalk/internal/retry"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// lag is how long the watch may not know a Job that exists before the API is
+// asked, once, whether it does.
+const lag = 15 * time.Second
+
+// Follow calls report with each new observation of a Job that is not final, and
+// returns the final one. It blocks; its only error is the context's. It makes no
+// request of its own while the watch works, but for deleting a Job that is given
+// up. It waits for Run to have filled the watch.
+func (l *Launcher) Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error) {
+	select {
+	case <-l.watch.synced:
+	case <-ctx.Done():
+		return run.Observation{}, ctx.Err()
+	}
+	view := l.watch.follow(uid(job))
+	defer l.watch.unfollow(view)
+	f := &follower{launcher: l, job: job, view: view, report: report}
+	for {
+		verdict, again, err := f.judge(ctx)
+		switch {
+		case err != nil:
+			return run.Observation{}, err
+		case verdict.GiveUp:
+			if err := f.giveUp(ctx, verdict.Seen); err != nil {
+				return run.Observation{}, err
+			}
+			return verdict.Seen, nil
+		case verdict.Seen.State.Final():
+			return verdict.Seen, nil
+		}
+		f.tell(verdict.Seen)
+		if err := view.wait(ctx, again); err != nil {
+			return run.Observation{}, err
+		}
+	}
+}
+
+// follower is one call of Follow.
+type follower struct {
+	launcher *Launcher
+	job      run.Job
+	view     *view
+	report   func(run.Observation)
+
+	told       run.Observation
+	stuckSince time.Time
+	missing    absence
+	orphans    orphans
+}
+
+// judge looks at the Job once, and says when to look again by the clock.
+func (f *follower) judge(ctx context.Context) (Verdict, time.Time, error) {
+	now := time.Now()
+	sight, absent := f.launcher.watch.look(f.view, f.job)
+	ask := f.missing.since(absent, now)
+	if absent && !now.Before(ask) {
+		var err error
+		if ask, sight.Gone, err = f.missing.ask(ctx, f.launcher, f.job); err != nil {
+			return Verdict{}, time.Time{}, err
+		}
+		if sight.Gone {
+			f.launcher.watch.lost(f.view)
+		}
+	}
+	switch {
+	case !Stuck(sight.Pods):
+		f.stuckSince = time.Time{}
+	case f.stuckSince.IsZero():
+		f.stuckSince = now
+	}
+	sight.StuckSince, sight.Now = f.stuckSince, now
+	verdict := Classify(sight, f.launcher.template.settings.Patience)
+	again := earliest(verdict.Again, ask)
+	if sight.Gone && !verdict.Seen.State.Final() {
+		again = earliest(again, f.orphans.end(ctx, f.launcher, sight))
+	}
+	return verdict, again, nil
+}
+
+// tell reports an observation that is new.
+func (f *follower) tell(seen run.Observation) {
+	if seen.State != f.told.State || seen.Message != f.told.Message || !seen.StartedAt.Equal(f.told.StartedAt) {
+		f.told = seen
+		f.report(seen)
+	}
+}
+
+// wait returns when something of the view's Job has changed, or at a time
+// unless that is zero.
+func (v *view) wait(ctx context.Context, again time.Time) error {
+	var alarm <-chan time.Time
+	if !again.IsZero() {
+		timer := time.NewTimer(time.Until(again))
+		defer timer.Stop()
+		alarm = timer.C
+	}
+	select {
+	case <-v.kick:
+		return nil
+	case <-alarm:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// giveUp deletes the Job of a run that has waited too long, however long that
+// takes: as long as it exists it holds what others wait for, or may yet start.
+func (f *follower) giveUp(ctx context.Context, final run.Observation) error {
+	err := retry.Do(ctx, retry.Network, func() error {
+		return f.launcher.Delete(ctx, f.job)
+	}, func(err error, _ time.Duration) {
+		seen := f.told
+		seen.State = cmp.Or(seen.State, run.Pending)
+		seen.Message = sentence(final.Message+" The Job cannot be deleted yet", err.Error())
+		f.tell(seen)
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// absence tells a Job that is gone from one that the watch has yet to see.
+type absence struct{ asking time.Time }
+
+// since notes whether the Job is absent, and returns when to ask the API.
+func (a *absence) since(absent bool, now time.Time) time.Time {
+	switch {
+	case !absent:
+		a.asking = time.Time{}
+	case a.asking.IsZero():
+		a.asking = now.Add(lag)
+	}
+	return a.asking
+}
+
+// ask asks the API for the Job. Without an answer, or with one against what the
+// watch says, it is asked again later.
+func (a *absence) ask(ctx context.Context, l *Launcher, job run.Job) (next time.Time, gone bool, err error) {
+	there, err := l.exists(ctx, job)
+	if ctx.Err() != nil {
+		return time.Time{}, false, ctx.Err()
+	}
+	if err == nil && !there {
+		return time.Time{}, true, nil
+	}
+	a.asking = time.Now().Add(lag)
+	return a.asking, false, nil
+}

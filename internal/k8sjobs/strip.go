@@ -1,0 +1,121 @@
+package k8sjobs
+
+import (
+	"fmt"
+	"unique"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What the informers keep of an object. Jobs stay in the cluster for days after
+// they have ended, so what is kept of each, times the runs of days, is what the
+// dispatcher's memory is for. A Job and its pod as the API sends them take
+// about 15 KiB; what is left here takes about 4. What [Classify] reads is what
+// must be kept.
+
+// stripJob is the transform of the Job informer.
+func stripJob(object any) (any, error) {
+	job, ok := object.(*batchv1.Job)
+	if !ok {
+		return object, nil // a cache.DeletedFinalStateUnknown, stripped before
+	}
+	kept := &batchv1.Job{ObjectMeta: stripMeta(job.ObjectMeta)}
+	kept.Spec.BackoffLimit = job.Spec.BackoffLimit
+	kept.Spec.Suspend = job.Spec.Suspend
+	kept.Spec.ActiveDeadlineSeconds = job.Spec.ActiveDeadlineSeconds
+	kept.Spec.Template.Spec.ActiveDeadlineSeconds = job.Spec.Template.Spec.ActiveDeadlineSeconds
+	kept.Status.Succeeded, kept.Status.Failed = job.Status.Succeeded, job.Status.Failed
+	for _, condition := range job.Status.Conditions {
+		if condition.Type == batchv1.JobComplete || condition.Type == batchv1.JobFailed {
+			condition.Message = clipped(condition.Message, maxWords)
+			kept.Status.Conditions = append(kept.Status.Conditions, condition)
+		}
+	}
+	return kept, nil
+}
+
+// stripPod is the transform of the pod informer.
+func stripPod(object any) (any, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Pod{ObjectMeta: stripMeta(pod.ObjectMeta)}
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
+		kept.OwnerReferences = []metav1.OwnerReference{{Kind: interned(owner.Kind), Name: owner.Name, UID: owner.UID, Controller: owner.Controller}}
+	}
+	kept.Spec.NodeName = interned(pod.Spec.NodeName)
+	kept.Status.Phase = corev1.PodPhase(interned(string(pod.Status.Phase)))
+	kept.Status.Reason = pod.Status.Reason
+	kept.Status.Message = clipped(pod.Status.Message, maxWords)
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodScheduled || condition.Type == corev1.DisruptionTarget {
+			condition.Message = clipped(condition.Message, maxWords)
+			kept.Status.Conditions = append(kept.Status.Conditions, condition)
+		}
+	}
+	kept.Status.InitContainerStatuses = stripContainers(pod.Status.InitContainerStatuses)
+	kept.Status.ContainerStatuses = stripContainers(pod.Status.ContainerStatuses)
+	return kept, nil
+}
+
+func stripContainers(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+	if len(statuses) == 0 {
+		return nil
+	}
+	kept := make([]corev1.ContainerStatus, len(statuses))
+	for i, status := range statuses {
+		kept[i] = corev1.ContainerStatus{Name: interned(status.Name), State: status.State}
+		if waiting := status.State.Waiting; waiting != nil {
+			kept[i].State.Waiting = &corev1.ContainerStateWaiting{Reason: interned(waiting.Reason), Message: clipped(waiting.Message, maxWords)}
+		}
+		if ended := status.State.Terminated; ended != nil {
+			kept[i].State.Terminated = &corev1.ContainerStateTerminated{
+				ExitCode: ended.ExitCode, Reason: interned(ended.Reason), Message: clipped(ended.Message, maxWords),
+				StartedAt: ended.StartedAt, FinishedAt: ended.FinishedAt,
+			}
+		}
+	}
+	return kept
+}
+
+// stripEvent is the transform of the event informer.
+func stripEvent(object any) (any, error) {
+	event, ok := object.(*corev1.Event)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Event{ObjectMeta: stripMeta(event.ObjectMeta)}
+	kept.InvolvedObject.UID = event.InvolvedObject.UID
+	kept.Message = clipped(event.Message, maxWords)
+	kept.LastTimestamp = event.LastTimestamp
+	return kept, nil
+}
+
+func stripMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: meta.Name, Namespace: interned(meta.Namespace), UID: meta.UID, ResourceVersion: meta.ResourceVersion,
+		CreationTimestamp: meta.CreationTimestamp,
+		DeletionTimestamp: meta.DeletionTimestamp, DeletionGracePeriodSeconds: meta.DeletionGracePeriodSeconds,
+	}
+}
+
+// interned shares the memory of texts that are the same in every object.
+func interned(text string) string { return unique.Make(text).Value() }
+
+// jobUID indexes pods and events by the UID of their Job.
+func jobUID(object any) ([]string, error) {
+	switch object := object.(type) {
+	case *corev1.Pod:
+		if uid := ownerUID(object); uid != "" {
+			return []string{string(uid)}, nil
+		}
+		return nil, nil
+	case *corev1.Event:
+		return []string{string(object.InvolvedObject.UID)}, nil
+	default:
+		return nil, fmt.Errorf("a %T is indexed by no Job", object)
+	}
+}

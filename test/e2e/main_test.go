@@ -1,0 +1,68 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+// parts are what all tests use. TestMain sets them before the first test and
+// nothing changes them afterwards.
+var parts struct {
+	cluster *rig.Cluster
+	// The programs: the dispatcher as it ships, the same with fault points in
+	// it, and nats-server.
+	dispatcher, faulty, natsServer string
+	image                          string
+}
+
+func TestMain(m *testing.M) {
+	dir, err := prepare()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}
+
+// prepare opens the cluster and builds the programs into a directory that the
+// caller removes.
+func prepare() (dir string, err error) {
+	if parts.cluster, err = rig.OpenCluster(os.Getenv("KUBECONFIG")); err != nil {
+		return "", err
+	}
+	if parts.image = os.Getenv("E2E_IMAGE"); parts.image == "" {
+		parts.image = "busybox"
+	}
+	if dir, err = os.MkdirTemp("", "ropewalk-e2e-bin-"); err != nil {
+		return "", err
+	}
+	parts.dispatcher = filepath.Join(dir, "dispatcher")
+	parts.faulty = filepath.Join(dir, "dispatcher-faultpoints")
+	parts.natsServer = filepath.Join(dir, "nats-server")
+	ctx := context.Background()
+	for _, build := range []struct {
+		out, pkg string
+		flags    []string
+	}{
+		{parts.dispatcher, "github.com/ropewalk/ropewalk/cmd/dispatcher", nil},
+		{parts.faulty, "github.com/ropewalk/ropewalk/cmd/dispatcher", []string{"-tags", "faultpoints"}},
+		{parts.natsServer, "github.com/nats-io/nats-server/v2", nil},
+	} {
+		if err := rig.Build(ctx, build.out, build.pkg, build.flags...); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}

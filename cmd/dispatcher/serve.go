@@ -58,7 +58,7 @@ All settings come from the environment; see "dispatcher settings".`,
 // shows.
 func natsOptions(settings *config.Config, name string) natsconn.Options {
 	return natsconn.Options{
-		URL: string(settings.NATS.URL), Name: name, CredentialsFile: settings.NATS.Credentials,
+		URL: settings.NATS.URL.Reveal(), Name: name, CredentialsFile: settings.NATS.Credentials,
 		User: settings.NATS.User, Password: settings.NATS.Password, Token: settings.NATS.Token,
 		CAFile: settings.NATS.TLSCA, CertFile: settings.NATS.TLSCert, KeyFile: settings.NATS.TLSKey,
 	}
@@ -91,9 +91,11 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
+	self := owner()
+	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{
 		Store: store, Images: resolver, Launcher: launching, Observer: counters,
-		Owner: owner(), AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout,
+		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout,
 		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
 	})
 	if err != nil {
@@ -222,14 +224,14 @@ func newLauncher(ctx context.Context, settings *config.Config, counters *metrics
 	return kubernetes, resolver, err
 }
 
-// owner names this process: the host, for people, and what makes it another
-// one after a restart.
+// owner names this process: host and process id, for people, and what makes it
+// another one after a restart.
 func owner() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	return fmt.Sprintf("%s-%s", host, strings.ToLower(ulid.Make().String()[16:]))
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(ulid.Make().String()[16:]))
 }
 
 var (

@@ -11,6 +11,10 @@ VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
 
 # Flags for go test. The race detector needs a C compiler: make test TESTFLAGS=-race
 TESTFLAGS ?=
+# Flags for go build. A release is built with BUILDFLAGS=-trimpath; here it would
+# have every dependency compiled twice, for the programs and for the tests.
+BUILDFLAGS ?=
+export CGO_ENABLED ?= $(if $(findstring -race,$(TESTFLAGS)),1,0)
 FUZZTIME ?= 15s
 
 ##@ Use
@@ -23,7 +27,7 @@ help: ## Show this list.
 
 .PHONY: build
 build: ## Build the programs into bin/.
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o $(BIN)/ ./cmd/...
+	$(GO) build $(BUILDFLAGS) -ldflags '-s -w -X main.release=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: run
 run: build ## Run everything on this machine, without a cluster, until Ctrl-C.

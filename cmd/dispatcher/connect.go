@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -32,7 +33,7 @@ func (a *app) reach(ctx context.Context, use func(context.Context, *client.Clien
 	}
 	defer conn.Close()
 	err = use(ctx, client.New(js))
-	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return fmt.Errorf("the NATS server at %s runs without JetStream, which Ropewalk needs; start it with -js, or give the account JetStream", conn.ConnectedUrlRedacted())
 	}
 	return err

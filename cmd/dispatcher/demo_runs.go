@@ -73,11 +73,14 @@ func mostAtOnce(records map[string]client.Run) int {
 	}
 	var steps []step
 	for _, record := range records {
+		if record.State == run.Rejected {
+			continue // it never was under way
+		}
 		for _, change := range record.History {
 			switch {
 			case change.State == run.Preparing:
 				steps = append(steps, step{change.At, 1})
-			case change.State.Final() && record.State != run.Rejected:
+			case change.State.Final():
 				steps = append(steps, step{change.At, -1})
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ropewalk/ropewalk/client"
-	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -166,13 +165,14 @@ func noQueue(ctx context.Context, c *client.Client, name string) error {
 		name = client.DefaultQueue
 	}
 	definitions, err := c.Queues(ctx)
-	if errors.Is(err, queue.ErrNotSetUp) {
-		return err
+	switch {
+	case errors.Is(err, context.DeadlineExceeded): // who may publish need not be allowed to ask
+		return fmt.Errorf("%s: %w", name, client.ErrNoQueue)
+	case err != nil:
+		return err // such as that there is no queue at all
+	default:
+		return unknownQueue(name, definitions)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, client.ErrNoQueue) // who may publish need not be allowed to read
-	}
-	return unknownQueue(name, definitions)
 }
 
 func unknownQueue(name string, definitions []client.Queue) error {

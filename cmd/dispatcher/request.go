@@ -132,7 +132,7 @@ func parseRequest(data []byte) (client.Request, error) {
 	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		asJSON, err := yaml.YAMLToJSONStrict(data)
 		if err != nil {
-			return client.Request{}, err
+			return client.Request{}, errors.New(strings.Join(strings.Fields(err.Error()), " ")) // it comes in several lines
 		}
 		if !bytes.HasPrefix(asJSON, []byte("{")) {
 			return client.Request{}, errors.New("it is not an object with fields such as command and env")

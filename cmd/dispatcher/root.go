@@ -71,7 +71,7 @@ func onlyCommands(group *cobra.Command) {
 			return nil
 		}
 		hint := ""
-		cmd.SuggestionsMinimumDistance = 2
+		cmd.SuggestionsMinimumDistance = max(1, len(args[0])/3) // letters; of three, two make any other word
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			hint = "; did you mean " + strings.Join(near, " or ") + "?"
 		}

@@ -79,11 +79,16 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// thisTest and serverURL are what a script keeps between its commands.
+// thisTest is the key under which a script's own test is kept.
 type thisTest struct{}
 
+// testOf is the test that a script runs in.
 func testOf(ts *testscript.TestScript) testing.TB {
-	return ts.Value(thisTest{}).(testing.TB) //nolint:errcheck,forcetypeassert // testscript promises it for scripts that Run starts
+	t, ok := ts.Value(thisTest{}).(testing.TB)
+	if !ok {
+		ts.Fatalf("testscript does not keep its promise that a script's T is a testing.TB")
+	}
+	return t
 }
 
 func scriptExits(ts *testscript.TestScript, _ bool, args []string) {

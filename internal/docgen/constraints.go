@@ -17,7 +17,7 @@ import (
 const (
 	idPattern       = `^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$`
 	queuePattern    = `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`
-	envPattern      = `^[-._a-zA-Z][-._a-zA-Z0-9]*$`
+	envPattern      = `^([-_a-zA-Z]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$`
 	resourcePattern = `^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`
 	quantityPattern = `^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$`
 	durationPattern = `^(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`

@@ -29,11 +29,26 @@ type Sight struct {
 	Now        time.Time
 }
 
-// PodSight is a pod as last seen. Gone: the pod is no more.
+// PodSight is a pod as last seen.
 type PodSight struct {
 	*corev1.Pod
+	// Gone: the pod is no more.
 	Gone bool
+	// Cause is what came first, the pod's end or its deletion, if that was
+	// seen. The pod alone does not tell: its deletion is dated anew when it
+	// is carried out.
+	Cause Cause
 }
+
+// Cause is why a pod ended.
+type Cause int
+
+// The causes.
+const (
+	Unseen Cause = iota
+	ByItself
+	ByDeletion
+)
 
 // Verdict is what a sight means.
 type Verdict struct {

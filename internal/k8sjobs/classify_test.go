@@ -126,7 +126,9 @@ func terminated(code, started, finished int, reason, message string) corev1.Cont
 }
 
 // exited is a program that ran from second 3 to second 8.
-func exited(code int, reason string) podEdit { return status("run", terminated(code, 3, 8, reason, "")) }
+func exited(code int, reason string) podEdit {
+	return status("run", terminated(code, 3, 8, reason, ""))
+}
 
 func waits(name, reason, message string) podEdit {
 	return status(name, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}})
@@ -160,6 +162,15 @@ func deletedAt(seconds int) podEdit {
 		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = new(at(seconds+30)), new(int64(30))
 	}
 }
+
+// deletedNow is a pod whose deletion was carried out at a second.
+func deletedNow(seconds int) podEdit {
+	return func(pod *PodSight) {
+		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = new(at(seconds)), new(int64(0))
+	}
+}
+
+func endedBy(cause Cause) podEdit { return func(pod *PodSight) { pod.Cause = cause } }
 
 func gone(pod *PodSight) { pod.Gone = true }
 
@@ -202,7 +213,7 @@ func TestStrippingLosesNothing(t *testing.T) {
 				seen.Job = stripped(t, stripJob, seen.Job)
 				seen.Pods = nil
 				for _, pod := range scene.sight.Pods {
-					seen.Pods = append(seen.Pods, PodSight{Pod: stripped(t, stripPod, pod.Pod), Gone: pod.Gone})
+					seen.Pods = append(seen.Pods, PodSight{Pod: stripped(t, stripPod, pod.Pod), Gone: pod.Gone, Cause: pod.Cause})
 				}
 				seen.Refusals = nil
 				for _, event := range scene.sight.Refusals {
@@ -403,16 +414,19 @@ func disruptionScenes() map[string]scene {
 		reason run.Reason
 		says   string
 	}{
-		"the node ran out of memory":           {because("Evicted", "The node was low on resource: memory."), run.Evicted, "low on resource: memory."},
-		"the kubelet says so by a condition":   {disrupted("TerminationByKubelet", "The node was low on resource: memory."), run.Evicted, "Node node-1 evicted the pod: The node was low"},
-		"the node was drained":                 {disrupted("EvictionByEvictionAPI", "Eviction API: evicting"), run.Evicted, "as when a node is drained"},
-		"a pod of higher priority came":        {disrupted("PreemptionByScheduler", "default-scheduler: preempting"), run.Preempted, "higher priority"},
-		"a critical pod came":                  {because("Preempting", "Preempted in order to admit critical pod"), run.Preempted, "critical pod"},
-		"the node was lost":                    {disrupted("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"), run.NodeLost, "Node node-1 was lost"},
-		"the node was removed":                 {disrupted("DeletionByPodGC", "PodGC: node no longer exists"), run.NodeLost, "no longer exists"},
-		"the node went down":                   {because("Terminated", "Pod was terminated in response to imminent node shutdown."), run.NodeLost, "was shut down"},
-		"the node did not take the pod":        {because("OutOfcpu", "Node didn't have enough resource: cpu"), run.Evicted, "enough resource: cpu."},
-		"a node shutdown, said by a condition": {func(pod *PodSight) { disrupted("TerminationByKubelet", "x")(pod); because("Terminated", "shutdown")(pod) }, run.NodeLost, "was shut down"},
+		"the node ran out of memory":         {because("Evicted", "The node was low on resource: memory."), run.Evicted, "low on resource: memory."},
+		"the kubelet says so by a condition": {disrupted("TerminationByKubelet", "The node was low on resource: memory."), run.Evicted, "Node node-1 evicted the pod: The node was low"},
+		"the node was drained":               {disrupted("EvictionByEvictionAPI", "Eviction API: evicting"), run.Evicted, "as when a node is drained"},
+		"a pod of higher priority came":      {disrupted("PreemptionByScheduler", "default-scheduler: preempting"), run.Preempted, "higher priority"},
+		"a critical pod came":                {because("Preempting", "Preempted in order to admit critical pod"), run.Preempted, "critical pod"},
+		"the node was lost":                  {disrupted("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"), run.NodeLost, "Node node-1 was lost"},
+		"the node was removed":               {disrupted("DeletionByPodGC", "PodGC: node no longer exists"), run.NodeLost, "no longer exists"},
+		"the node went down":                 {because("Terminated", "Pod was terminated in response to imminent node shutdown."), run.NodeLost, "was shut down"},
+		"the node did not take the pod":      {because("OutOfcpu", "Node didn't have enough resource: cpu"), run.Evicted, "enough resource: cpu."},
+		"a node shutdown, said by a condition": {func(pod *PodSight) {
+			disrupted("TerminationByKubelet", "x")(pod)
+			because("Terminated", "shutdown")(pod)
+		}, run.NodeLost, "was shut down"},
 	} {
 		scenes[sentence] = scene{
 			sight(10, jobOf(failed(9, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(137, "Error"), deletedAt(7), test.edit)),
@@ -436,6 +450,22 @@ func deletionScenes() map[string]scene {
 		"the pod was deleted after its program had failed": {
 			sight(30, jobOf(failed(29, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(3, "Error"), deletedAt(20), gone)),
 			outcome{state: run.Failed, reason: run.AppError, says: []string{"exit code 3"}, code: new(3), started: 3, ended: 8},
+		},
+		"the pod was deleted, and its deletion is dated when it was carried out": {
+			sight(12, jobOf(failed(11, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(1, "Error"), deletedNow(9), gone)),
+			outcome{state: run.Failed, reason: run.JobDeleted, says: []string{"exit code 1."}, code: new(1), started: 3, ended: 8},
+		},
+		"the pod was deleted when the Job had ended": {
+			sight(12, jobOf(failed(9, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(1, "Error"), deletedNow(11), gone)),
+			outcome{state: run.Failed, reason: run.AppError, code: new(1), started: 3, ended: 8},
+		},
+		"the pod was seen to end before it was deleted": {
+			sight(12, jobOf(failed(11, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(1, "Error"), deletedNow(9), gone, endedBy(ByItself))),
+			outcome{state: run.Failed, reason: run.AppError, code: new(1), started: 3, ended: 8},
+		},
+		"the pod was seen to be deleted before it ended": {
+			sight(12, jobOf(failed(9, "BackoffLimitExceeded")), podOf(corev1.PodFailed, exited(1, "Error"), deletedNow(11), gone, endedBy(ByDeletion))),
+			outcome{state: run.Failed, reason: run.JobDeleted, code: new(1), started: 3, ended: 8},
 		},
 		"the pod was torn away": {
 			sight(15, jobOf(failed(9, "BackoffLimitExceeded")), podOf(corev1.PodRunning, running(3), gone)),

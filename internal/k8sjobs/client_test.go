@@ -12,12 +12,12 @@ import (
 
 func TestRequestsAreCountedByVerbAndResource(t *testing.T) {
 	for request, want := range map[string]string{
-		"POST /apis/batch/v1/namespaces/runs/jobs":                "create jobs",
-		"GET /apis/batch/v1/namespaces/runs/jobs/run-a-1":         "get jobs",
-		"DELETE /apis/batch/v1/namespaces/runs/jobs/run-a-1":      "delete jobs",
-		"GET /apis/batch/v1/namespaces/runs/jobs?limit=500":       "list jobs",
-		"GET /apis/batch/v1/namespaces/runs/jobs?watch=true":      "watch jobs",
-		"GET /api/v1/namespaces/runs/pods?watch=1":                "watch pods",
+		"POST /apis/batch/v1/namespaces/runs/jobs":           "create jobs",
+		"GET /apis/batch/v1/namespaces/runs/jobs/run-a-1":    "get jobs",
+		"DELETE /apis/batch/v1/namespaces/runs/jobs/run-a-1": "delete jobs",
+		"GET /apis/batch/v1/namespaces/runs/jobs?limit=500":  "list jobs",
+		"GET /apis/batch/v1/namespaces/runs/jobs?watch=true": "watch jobs",
+		"GET /api/v1/namespaces/runs/pods?watch=1":           "watch pods",
 		"GET /api/v1/pods":                                        "list pods",
 		"GET /api/v1/namespaces/runs":                             "get namespaces",
 		"PUT /api/v1/namespaces/runs/secrets/a":                   "update secrets",

@@ -77,7 +77,7 @@ func vanished(s Sight) Verdict {
 		// before the cluster could say it. Doing it again would be wrong.
 		last := s.Job == nil || s.Job.Spec.BackoffLimit == nil || *s.Job.Spec.BackoffLimit == 0
 		switch {
-		case !ended(pod) || stopped(pod):
+		case !ended(pod) || stopped(s, pod):
 		case pod.Status.Phase == corev1.PodSucceeded:
 			seen.State, seen.Reason, seen.ExitCode = run.Succeeded, "", new(0)
 			return Verdict{Seen: seen}
@@ -103,7 +103,7 @@ func podEnd(s Sight, pod PodSight) (reason run.Reason, happened string) {
 	if reason, happened := disruption(pod, pod.Status.Reason, pod.Status.Message); reason != "" {
 		return reason, happened
 	}
-	if stopped(pod) {
+	if stopped(s, pod) {
 		if code := exitCodeOf(pod); code != nil {
 			return run.JobDeleted, fmt.Sprintf("The run's pod was deleted, and its program ended with %s.", exitCode(*code))
 		}
@@ -165,7 +165,7 @@ func containerEnd(pod PodSight) (run.Reason, string) {
 	}
 	switch end.Reason {
 	case "OOMKilled":
-		return run.OOMKilled, fmt.Sprintf("%s used more memory than its limit and was killed (%s).", what, code)
+		return run.OOMKilled, fmt.Sprintf("%s used more memory than its limit and was killed with %s.", what, code)
 	case "StartError", "ContainerCannotRun":
 		words := end.Message
 		if _, cause, found := strings.Cut(words, "unable to start container process: "); found {
@@ -198,18 +198,38 @@ func overtime(s Sight) string {
 	return happened + "."
 }
 
-// stopped reports whether a pod ended because it was deleted: a deletion stops
-// the program first. What had ended by then is not to blame on it.
-func stopped(pod PodSight) bool {
-	if pod.DeletionTimestamp == nil {
+// stopped reports whether a pod ended because it was deleted. What had ended by
+// then is not to blame on that.
+func stopped(s Sight, pod PodSight) bool {
+	switch {
+	case pod.Cause != Unseen:
+		return pod.Cause == ByDeletion
+	case pod.DeletionTimestamp == nil:
 		return pod.Gone && !ended(pod)
+	case pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds > 0:
+		// The deletion is under way and dated when the pod is to be gone by.
+		asked := pod.DeletionTimestamp.Add(-time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second)
+		finished := finishedAt(pod)
+		return finished.IsZero() || !finished.Before(asked)
 	}
-	asked := pod.DeletionTimestamp.Time // when the pod is to be gone by
-	if grace := pod.DeletionGracePeriodSeconds; grace != nil {
-		asked = asked.Add(-time.Duration(*grace) * time.Second)
+	// The deletion was carried out. If the Job had ended by then, it was not
+	// the cause; else it most likely was.
+	end := condition(s.Job)
+	return end == nil || end.LastTransitionTime.After(pod.DeletionTimestamp.Time)
+}
+
+// cause tells what a pod's state says of its end and deletion, while only one
+// of the two has come to pass.
+func cause(pod *corev1.Pod) Cause {
+	over := ended(PodSight{Pod: pod}) || program(PodSight{Pod: pod}).Terminated != nil
+	switch deleted := pod.DeletionTimestamp != nil; {
+	case over && !deleted:
+		return ByItself
+	case deleted && !over:
+		return ByDeletion
+	default:
+		return Unseen
 	}
-	finished := finishedAt(pod)
-	return finished.IsZero() || !finished.Before(asked)
 }
 
 // finishedAt is when the program ended, zero when that is not known.

@@ -7,6 +7,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // What the informers keep of an object. Jobs stay in the cluster for days after
@@ -43,9 +44,7 @@ func stripPod(object any) (any, error) {
 		return object, nil
 	}
 	kept := &corev1.Pod{ObjectMeta: stripMeta(pod.ObjectMeta)}
-	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
-		kept.OwnerReferences = []metav1.OwnerReference{{Kind: interned(owner.Kind), Name: owner.Name, UID: owner.UID, Controller: owner.Controller}}
-	}
+	kept.OwnerReferences = []metav1.OwnerReference{{UID: jobOfPod(pod)}}
 	kept.Spec.NodeName = interned(pod.Spec.NodeName)
 	kept.Status.Phase = corev1.PodPhase(interned(string(pod.Status.Phase)))
 	kept.Status.Reason = pod.Status.Reason
@@ -105,14 +104,26 @@ func stripMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
 // interned shares the memory of texts that are the same in every object.
 func interned(text string) string { return unique.Make(text).Value() }
 
+// jobOfPod is the UID of the Job that a pod was made for. The label says it
+// also after the cluster has taken the pod's owner away, as it does when a Job
+// is deleted without its pods; they are the Job's all the same.
+func jobOfPod(pod *corev1.Pod) types.UID {
+	for _, label := range []string{batchv1.ControllerUidLabel, "controller-uid"} { // the second is older
+		if uid := pod.Labels[label]; uid != "" {
+			return types.UID(uid)
+		}
+	}
+	if len(pod.OwnerReferences) > 0 {
+		return pod.OwnerReferences[0].UID
+	}
+	return ""
+}
+
 // jobUID indexes pods and events by the UID of their Job.
 func jobUID(object any) ([]string, error) {
 	switch object := object.(type) {
 	case *corev1.Pod:
-		if uid := ownerUID(object); uid != "" {
-			return []string{string(uid)}, nil
-		}
-		return nil, nil
+		return []string{string(jobOfPod(object))}, nil
 	case *corev1.Event:
 		return []string{string(object.InvolvedObject.UID)}, nil
 	default:

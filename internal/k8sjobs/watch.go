@@ -46,7 +46,16 @@ type view struct {
 	uid  types.UID
 	job  *batchv1.Job // as last seen
 	gone bool         // its deletion was seen
-	pods map[types.UID]*corev1.Pod
+	pods map[types.UID]PodSight
+}
+
+// see notes a state of one of the Job's pods.
+func (v *view) see(pod *corev1.Pod, gone bool) {
+	before := v.pods[pod.UID].Cause
+	if before == Unseen {
+		before = cause(pod)
+	}
+	v.pods[pod.UID] = PodSight{Pod: pod, Gone: gone, Cause: before}
 }
 
 func newWatcher(client kubernetes.Interface, settings Settings, log zerolog.Logger) (*watcher, error) {
@@ -106,18 +115,7 @@ func (w *watcher) informer(
 		cache.ToListWatcherWithWatchListSemantics(w.observed(resource, source), client), example,
 		cache.SharedIndexInformerOptions{Indexers: indexers},
 	)
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(object any) { changed(object, false) },
-		UpdateFunc: func(_, object any) { changed(object, false) },
-		DeleteFunc: func(object any) {
-			// The watch was away when it happened: the last state that was
-			// seen need not be the last that there was.
-			if unknown, missed := object.(cache.DeletedFinalStateUnknown); missed {
-				object = unknown.Obj
-			}
-			changed(object, true)
-		},
-	})
+	registration, err := informer.AddEventHandler(handlers(changed))
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", resource, err)
 	}
@@ -128,6 +126,21 @@ func (w *watcher) informer(
 	// Errors are told by observed, once each.
 	err = informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {})
 	return informer, err
+}
+
+func handlers(changed func(object any, gone bool)) cache.ResourceEventHandlerFuncs {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { changed(object, false) },
+		UpdateFunc: func(_, object any) { changed(object, false) },
+		DeleteFunc: func(object any) {
+			// The watch was away when it happened: the last state that was
+			// seen need not be the last that there was.
+			if unknown, missed := object.(cache.DeletedFinalStateUnknown); missed {
+				object = unknown.Obj
+			}
+			changed(object, true)
+		},
+	}
 }
 
 // observed notes which watches work. An informer hides what it stumbles over
@@ -204,14 +217,14 @@ func (w *watcher) jobChanged(object any, gone bool) {
 	})
 }
 
-func (w *watcher) podChanged(object any, _ bool) {
+func (w *watcher) podChanged(object any, gone bool) {
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
 		return
 	}
 	// A pod's last state is kept after it has gone: how a run ended stands in
 	// it, and a pod that was deleted goes before its Job is said to have ended.
-	w.update(ownerUID(pod), func(v *view) { v.pods[pod.UID] = pod })
+	w.update(jobOfPod(pod), func(v *view) { v.see(pod, gone) })
 }
 
 func (w *watcher) eventChanged(object any, _ bool) {
@@ -234,7 +247,7 @@ func (w *watcher) update(uid types.UID, change func(*view)) {
 
 // follow opens a view of a Job; unfollow ends it.
 func (w *watcher) follow(uid types.UID) *view {
-	v := &view{kick: make(chan struct{}, 1), uid: uid, pods: make(map[types.UID]*corev1.Pod)}
+	v := &view{kick: make(chan struct{}, 1), uid: uid, pods: make(map[types.UID]PodSight)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.following[uid] == nil {
@@ -281,11 +294,12 @@ func (w *watcher) look(v *view, job run.Job) (sight Sight, absent bool) {
 	present := make(map[types.UID]bool, len(pods))
 	for _, pod := range pods {
 		present[pod.UID] = true
-		v.pods[pod.UID] = pod
+		v.see(pod, false)
 	}
 	sight = Sight{Job: v.job, Gone: v.gone, Refusals: events}
 	for uid, pod := range v.pods {
-		sight.Pods = append(sight.Pods, PodSight{Pod: pod, Gone: !present[uid]})
+		pod.Gone = !present[uid]
+		sight.Pods = append(sight.Pods, pod)
 	}
 	sortByAge(sight.Pods)
 	return sight, !exists && !v.gone
@@ -305,11 +319,3 @@ func indexed[T any](informer cache.SharedIndexInformer, job run.Job) []T {
 }
 
 func uid(job run.Job) types.UID { return types.UID(job.UID) }
-
-// ownerUID is the UID of the Job that a pod belongs to.
-func ownerUID(pod *corev1.Pod) types.UID {
-	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
-		return owner.UID
-	}
-	return ""
-}

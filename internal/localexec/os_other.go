@@ -16,7 +16,7 @@ func tryFlock(*os.File, bool) (bool, error) { return false, errors.ErrUnsupporte
 
 func flock(*os.File, bool) error { return errors.ErrUnsupported }
 
-func closeOnExec(int) {}
+func closeAllOnExec() error { return errors.ErrUnsupported }
 
 func isFile(int, string) bool { return false }
 

@@ -5,6 +5,7 @@ package localexec
 import (
 	"errors"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +40,21 @@ func flockHow(file *os.File, exclusive bool, how int) error {
 	}
 }
 
-func closeOnExec(descriptor int) { unix.CloseOnExec(descriptor) }
+// closeAllOnExec keeps every open descriptor but the standard ones from what
+// this process starts: those that it was passed, and those that its starter
+// had from somebody else and let through.
+func closeAllOnExec() error {
+	entries, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if descriptor, err := strconv.Atoi(entry.Name()); err == nil && descriptor > 2 {
+			unix.CloseOnExec(descriptor)
+		}
+	}
+	return nil
+}
 
 // isFile reports whether an open descriptor is the file at the path.
 func isFile(descriptor int, path string) bool {

@@ -100,8 +100,8 @@ func (s *supervisor) inherit(args []string) error {
 			return byHand
 		}
 	}
-	for _, descriptor := range []int{lifeDescriptor, startDescriptor, readyDescriptor} {
-		closeOnExec(descriptor)
+	if err := closeAllOnExec(); err != nil {
+		return err
 	}
 	s.start = os.NewFile(startDescriptor, startLock)
 	s.ready = os.NewFile(readyDescriptor, "ready")

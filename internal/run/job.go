@@ -26,7 +26,7 @@ const maxPlainID = 63 - len("run-") - len("-99999")
 // JobName is the name of the Job of one attempt of a run. It depends on
 // nothing else, so that every dispatcher comes to the same one, and creating a
 // Job twice collides. It is a valid DNS label. An id that is not one is made
-// one, with 8 digits of its SHA-256 so that different ids stay different.
+// one, with 16 digits of its SHA-256 so that different ids stay different.
 func JobName(id string, attempt int) string {
 	plain := strings.Map(func(r rune) rune {
 		switch {
@@ -40,7 +40,7 @@ func JobName(id string, attempt int) string {
 	}, id)
 	if plain != id || len(plain) > maxPlainID {
 		sum := sha256.Sum256([]byte(id))
-		digits := hex.EncodeToString(sum[:4])
+		digits := hex.EncodeToString(sum[:8])
 		plain = strings.Trim(plain[:min(len(plain), maxPlainID-len(digits)-1)], "-") + "-" + digits
 	}
 	return fmt.Sprintf("run-%s-%d", plain, attempt)

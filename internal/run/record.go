@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -75,7 +76,7 @@ func (r *Run) Become(next State, at time.Time) error {
 		return &TransitionError{From: r.State, To: next}
 	}
 	r.State, r.Message, r.Reason = next, "", ""
-	r.History = append(r.History[:len(r.History):len(r.History)], Change{State: next, Attempt: r.Attempt, At: at, Owner: r.Owner})
+	r.History = append(slices.Clip(r.History), Change{State: next, Attempt: r.Attempt, At: at, Owner: r.Owner})
 	if next.Final() {
 		r.FinishedAt = &at
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -76,12 +77,22 @@ type Pod struct {
 	PriorityClassName string            `json:"priorityClassName,omitempty"`
 }
 
+// IsZero reports whether nothing is asked for. An empty list asks for nothing,
+// like none at all: without this a request would have one hash as it was
+// published and another once it was written and read again.
+func (p Pod) IsZero() bool {
+	return p.Resources.IsZero() && len(p.NodeSelector) == 0 && len(p.Tolerations) == 0 && p.ServiceAccount == "" && p.PriorityClassName == ""
+}
+
 // Resources are Kubernetes quantities by resource name, such as
 // {"cpu": "500m", "memory": "1Gi"}.
 type Resources struct {
 	Requests map[string]string `json:"requests,omitempty"`
 	Limits   map[string]string `json:"limits,omitempty"`
 }
+
+// IsZero is as for [Pod.IsZero].
+func (r Resources) IsZero() bool { return len(r.Requests) == 0 && len(r.Limits) == 0 }
 
 // Toleration lets the pod run on nodes with a matching taint.
 type Toleration struct {
@@ -97,22 +108,34 @@ type Toleration struct {
 // not validate; see [Request.Validate].
 func Decode(data []byte) (Request, error) {
 	var head struct {
-		Version *json.Number `json:"version"`
+		Version json.RawMessage `json:"version"`
 	}
 	if err := unmarshal(data, &head); err != nil {
 		return Request{}, err
 	}
-	if head.Version == nil {
+	switch version := string(head.Version); {
+	case version == fmt.Sprint(Version):
+	case version == "", version == "null":
 		return Request{}, invalid("version", fmt.Sprintf("is missing; this dispatcher reads version %d", Version))
-	}
-	if head.Version.String() != fmt.Sprint(Version) {
-		return Request{}, invalid("version", fmt.Sprintf("is %.20q; this dispatcher reads version %d only", head.Version.String(), Version))
+	case strings.Trim(version, "+-.0123456789eE") == "":
+		return Request{}, invalid("version", fmt.Sprintf("is %.20s; this dispatcher reads version %d only", version, Version))
+	default:
+		return Request{}, invalid("version", fmt.Sprintf("is not a number; this dispatcher reads version %d", Version))
 	}
 	var request Request
 	if err := unmarshal(data, &request); err != nil {
 		return Request{}, err
 	}
+	// Not every time that can be read can be written again; one that cannot
+	// would make the request impossible to hash and to keep.
+	if _, err := request.SubmittedAt.MarshalJSON(); err != nil {
+		return Request{}, errSubmittedAt()
+	}
 	return request, nil
+}
+
+func errSubmittedAt() error {
+	return invalid("submittedAt", "is not a time such as 2026-01-02T15:04:05Z")
 }
 
 // unmarshal decodes exactly one JSON value, with errors that quote no data.
@@ -127,6 +150,7 @@ func unmarshal(data []byte, into any) error {
 	}
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	var duration durationError
 	switch {
 	case errors.Is(err, io.EOF):
 		return invalid("", "the payload is empty; publish the request as a JSON object")
@@ -134,12 +158,31 @@ func unmarshal(data []byte, into any) error {
 		return invalid("", "the payload ends in the middle of the JSON object")
 	case errors.As(err, &syntax):
 		return invalid("", fmt.Sprintf("the payload is not JSON: it goes wrong at byte %d", syntax.Offset))
+	case errors.As(err, &kind) && kind.Field == "":
+		return invalid("", fmt.Sprintf("the payload is a JSON %s; publish the request as a JSON object", kindOf(kind.Value)))
 	case errors.As(err, &kind):
-		return invalid(kind.Field, fmt.Sprintf("has a JSON %s where %s belongs", kindOf(kind.Value), kind.Type))
+		return invalid(kind.Field, fmt.Sprintf("has a JSON %s where %s belongs", kindOf(kind.Value), wanted(kind.Type)))
+	case errors.As(err, &duration):
+		return invalid("timeout", duration.Error())
 	default:
-		// What remains comes from our own UnmarshalJSON methods; only
-		// Duration has one that can fail.
-		return invalid("timeout", err.Error())
+		// What remains comes from the one other field that reads itself.
+		return errSubmittedAt()
+	}
+}
+
+// wanted names a type as somebody who writes JSON would.
+func wanted(kind reflect.Type) string {
+	switch kind.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "boolean"
+	case reflect.Slice, reflect.Array:
+		return "array"
+	case reflect.Map, reflect.Struct:
+		return "object"
+	default:
+		return "whole number"
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 var (
 	idPattern       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$`)
 	queuePattern    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	envPattern      = regexp.MustCompile(`^[-._a-zA-Z][-._a-zA-Z0-9]*$`) // what Kubernetes calls an EnvVarName, and a Secret's key
+	envPattern      = regexp.MustCompile(`^([-_a-zA-Z]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$`) // what Kubernetes calls an EnvVarName, and a Secret's key; neither may be "." nor begin with ".."
 	quantityPattern = regexp.MustCompile(`^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$`)
 	namePattern     = regexp.MustCompile(`^([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$`) // a label's name or value
 	prefixPattern   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)

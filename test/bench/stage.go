@@ -81,6 +81,9 @@ func (s *stage) close() error {
 	if s.replica != nil {
 		s.replica.Kill()
 	}
+	if s.client != nil {
+		s.client.Close()
+	}
 	if s.observer != nil {
 		s.observer.Stop()
 	}

@@ -44,7 +44,7 @@ func TestRandomDispatcherKilledEveryThreeSeconds(t *testing.T) {
 		killer.Wait()
 	}
 	t.Cleanup(stop)
-	w.awaitFinal(7*time.Minute, runs.ids)
+	w.awaitFinal(8*time.Minute, runs.ids)
 	stop()
 
 	w.check(runs)

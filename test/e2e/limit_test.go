@@ -23,7 +23,7 @@ func TestEveryRunEndsOnceWithinTheLimit(t *testing.T) {
 	w := newWorld(t, limitedTo("7"))
 	replicas := w.serve(3)
 	runs := w.publishLoad("default", 200, 100*time.Millisecond, 2*time.Second)
-	w.awaitFinal(4*time.Minute, runs.ids)
+	w.awaitFinal(8*time.Minute, runs.ids)
 	w.check(runs)
 	w.checkLimit("", limit)
 	for _, d := range replicas {

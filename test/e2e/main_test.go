@@ -30,10 +30,19 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(closing{m}, goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(dir)
 		os.Exit(code)
 	}))
+}
+
+// closing runs the tests and then closes what they shared, so that what is
+// still there was left over by one of them.
+type closing struct{ *testing.M }
+
+func (c closing) Run() int {
+	defer parts.cluster.Close()
+	return c.M.Run()
 }
 
 // prepare opens the cluster and builds the programs into a directory that the

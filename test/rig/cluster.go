@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -28,6 +30,8 @@ const Runner = "runner"
 type Cluster struct {
 	Config *rest.Config
 	Client *kubernetes.Clientset
+
+	transport http.RoundTripper
 }
 
 // OpenCluster connects to the cluster that the file kubeconfig leads to. It
@@ -47,15 +51,22 @@ func OpenCluster(kubeconfig string) (*Cluster, error) {
 	config.QPS, config.Burst = -1, -1
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	client, err := kubernetes.NewForConfig(config)
+	calls, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for the cluster: %w", err)
+	}
+	client, err := kubernetes.NewForConfigAndClient(config, calls)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the cluster: %w", err)
 	}
 	if _, err := client.Discovery().ServerVersion(); err != nil {
 		return nil, fmt.Errorf("reach the cluster of KUBECONFIG: %w", err)
 	}
-	return &Cluster{Config: config, Client: client}, nil
+	return &Cluster{Config: config, Client: client, transport: calls.Transport}, nil
 }
+
+// Close gives up the connections, which nothing may use any more.
+func (c *Cluster) Close() { utilnet.CloseIdleConnectionsFor(c.transport) }
 
 // NewNamespace makes a namespace with a random name, which begins with prefix,
 // and in it the service account [Runner].

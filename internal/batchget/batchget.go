@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -135,8 +136,8 @@ func NewestFirst(ctx context.Context, js jetstream.JetStream, stream, subject st
 		if err != nil {
 			return err
 		}
-		for i := len(messages) - 1; i >= 0; i-- {
-			if !take(messages[i]) {
+		for _, message := range slices.Backward(messages) {
+			if !take(message) {
 				return nil
 			}
 		}

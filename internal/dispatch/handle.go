@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -78,8 +79,7 @@ func (h *handling) read() error {
 		problems = append(problems, run.Problem{Field: "queue", Message: "is not the queue of the subject that the request was published on"})
 	}
 	request.ID, request.Queue = h.delivery.ID, h.delivery.Queue
-	var more *run.InvalidError
-	if errors.As(request.Validate(), &more) {
+	if more, ok := errors.AsType[*run.InvalidError](request.Validate()); ok {
 		problems = append(problems, more.Problems...)
 	}
 	h.request = request
@@ -309,9 +309,9 @@ func (h *handling) patiently(ctx context.Context, operation func() error) error 
 }
 
 func (h *handling) preparingSince() time.Time {
-	for i := len(h.record.History) - 1; i >= 0; i-- {
-		if h.record.History[i].State == run.Preparing {
-			return h.record.History[i].At
+	for _, v := range slices.Backward(h.record.History) {
+		if v.State == run.Preparing {
+			return v.At
 		}
 	}
 	return h.record.QueuedAt
@@ -323,8 +323,7 @@ func (h *handling) refused(ctx context.Context, err error) (run.Decision, error)
 	if ctx.Err() != nil || errors.Is(err, run.ErrConflict) {
 		return "", err
 	}
-	var invalid *run.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*run.InvalidError](err); ok {
 		return h.reject(ctx, run.InvalidRequest, run.Explain(run.InvalidRequest, "The request is not valid: "+invalid.Error()+"."))
 	}
 	var refusal *run.LaunchError

@@ -88,7 +88,7 @@ func (t *Template) allows(request run.Request) error {
 		"priorityClassName": request.Pod.PriorityClassName != "",
 	}
 	var refused []string
-	for _, field := range podFields {
+	for _, field := range podFields() {
 		if set[field] && !t.mayset[field] {
 			refused = append(refused, "pod."+field)
 		}

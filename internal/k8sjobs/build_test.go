@@ -56,7 +56,7 @@ func elaborate() (Settings, run.Launch) {
 	settings.PodFailurePolicy = `{"rules": [
 		{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
 		{"action": "FailJob", "onExitCodes": {"containerName": "run", "operator": "In", "values": [42]}}]}`
-	settings.RequestMaySet = podFields
+	settings.RequestMaySet = podFields()
 	settings.MaxTimeout = time.Hour
 	settings.PodTemplatePatch = `
 metadata:
@@ -181,23 +181,27 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		"a pod field that requests may not set": {
 			func(l *run.Launch) { l.Request.Pod.NodeSelector = map[string]string{"a": "b"} },
-			run.PolicyRefused, []string{"pod.nodeSelector", "ROPEWALK_REQUEST_MAY_SET"},
+			run.PolicyRefused,
+			[]string{"pod.nodeSelector", "ROPEWALK_REQUEST_MAY_SET"},
 		},
 		"every pod field that requests may not set": {
 			func(l *run.Launch) {
 				l.Request.Pod = run.Pod{ServiceAccount: "admin", PriorityClassName: "high", Tolerations: []run.Toleration{{Operator: "Exists"}}}
 			},
-			run.PolicyRefused, []string{"pod.tolerations and pod.serviceAccount and pod.priorityClassName"},
+			run.PolicyRefused,
+			[]string{"pod.tolerations and pod.serviceAccount and pod.priorityClassName"},
 		},
 		"a timeout above the operator's": {
 			func(l *run.Launch) { l.Request.Timeout = run.Duration(time.Minute + 1) },
-			run.PolicyRefused, []string{"1m0", "ROPEWALK_MAX_TIMEOUT"},
+			run.PolicyRefused,
+			[]string{"1m0", "ROPEWALK_MAX_TIMEOUT"},
 		},
 		"an annotation that turns AppArmor off": {
 			func(l *run.Launch) {
 				l.Request.Annotations = map[string]string{"container.apparmor.security.beta.kubernetes.io/run": "unconfined"}
 			},
-			run.PolicyRefused, []string{"container.apparmor.security.beta.kubernetes.io/run"},
+			run.PolicyRefused,
+			[]string{"container.apparmor.security.beta.kubernetes.io/run"},
 		},
 		"a run without an image": {
 			func(l *run.Launch) { l.Image = "" }, run.InvalidRequest, []string{"image"},

@@ -27,7 +27,7 @@ func TestRequestsAreCountedByVerbAndResource(t *testing.T) {
 		"GET /apis/batch/v1/namespaces/runs/jobs?watch=something": "list jobs",
 	} {
 		method, target, _ := strings.Cut(request, " ")
-		verb, resource := verbOf(httptest.NewRequest(method, target, nil))
+		verb, resource := verbOf(httptest.NewRequestWithContext(t.Context(), method, target, nil))
 		if got := verb + " " + resource; got != want {
 			t.Errorf("%s is counted as %q, want %q", request, got, want)
 		}

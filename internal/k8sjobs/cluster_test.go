@@ -47,11 +47,13 @@ func TestOnACluster(t *testing.T) {
 		s := newScope(t, nil)
 		launchtest.Run(t, launchtest.Harness{
 			New: func(t *testing.T) launchtest.Launcher {
+				t.Helper()
 				inner := *s
 				inner.T = t
 				return inner.launcher()
 			},
 			Left: func(t *testing.T, job run.Job) []string {
+				t.Helper()
 				inner := *s
 				inner.T = t
 				return inner.left(job)

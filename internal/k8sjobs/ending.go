@@ -1,6 +1,7 @@
 package k8sjobs
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -185,11 +186,8 @@ func containerEnd(pod PodSight) (run.Reason, string) {
 func overtime(s Sight) string {
 	happened := "The run took longer than its timeout"
 	if s.Job != nil {
-		for _, seconds := range []*int64{s.Job.Spec.ActiveDeadlineSeconds, s.Job.Spec.Template.Spec.ActiveDeadlineSeconds} {
-			if seconds != nil {
-				happened += fmt.Sprintf(" of %s", time.Duration(*seconds)*time.Second)
-				break
-			}
+		if seconds := cmp.Or(s.Job.Spec.ActiveDeadlineSeconds, s.Job.Spec.Template.Spec.ActiveDeadlineSeconds); seconds != nil {
+			happened += fmt.Sprintf(" of %s", time.Duration(*seconds)*time.Second)
 		}
 	}
 	if startedAt(s).IsZero() {

@@ -99,7 +99,13 @@ func (s *stage) asked(want ...string) {
 	}
 }
 
-var notFound = apierrors.NewNotFound(schema.GroupResource{Group: "batch", Resource: "jobs"}, "run-a-1")
+var errNotFound = apierrors.NewNotFound(schema.GroupResource{Group: "batch", Resource: "jobs"}, "run-a-1")
+
+// passes lets time pass.
+func (s *stage) passes(duration time.Duration) {
+	<-time.After(duration)
+	synctest.Wait()
+}
 
 // sees puts an object into the watch, or takes it out.
 func (s *stage) sees(object any, gone bool) {
@@ -190,7 +196,7 @@ func (f *followed) says(want ...string) {
 // now moves an object's times, which count from t0, to the time of the test.
 func now[T any](object T) T {
 	shift := time.Since(t0).Truncate(time.Second)
-	for _, found := range times(reflect.ValueOf(object)) {
+	for _, found := range times(reflect.ValueOf(&object)) {
 		if found.Unix() > 0 {
 			*found = found.Add(shift)
 		}
@@ -198,28 +204,30 @@ func now[T any](object T) T {
 	return object
 }
 
+// times finds every time in what a pointer points to.
 func times(value reflect.Value) (found []*time.Time) {
-	switch value.Kind() {
-	case reflect.Pointer:
-		if moment, is := value.Interface().(*time.Time); is {
-			return []*time.Time{moment}
+	if moment, is := reflect.TypeAssert[*time.Time](value); is {
+		return []*time.Time{moment}
+	}
+	if value.Kind() == reflect.Slice {
+		for i := range value.Len() {
+			found = append(found, times(value.Index(i).Addr())...)
 		}
-		if !value.IsNil() {
-			return times(value.Elem())
-		}
+		return found
+	}
+	if value.Kind() != reflect.Pointer || value.IsNil() {
+		return nil
+	}
+	switch inner := value.Elem(); inner.Kind() {
+	case reflect.Slice, reflect.Pointer:
+		return times(inner)
 	case reflect.Struct:
-		if value.CanAddr() && value.Type() == reflect.TypeFor[time.Time]() {
-			return []*time.Time{value.Addr().Interface().(*time.Time)}
-		}
-		for i := range value.NumField() {
-			if value.Type().Field(i).IsExported() {
-				found = append(found, times(value.Field(i))...)
+		for i := range inner.NumField() {
+			if inner.Type().Field(i).IsExported() {
+				found = append(found, times(inner.Field(i).Addr())...)
 			}
 		}
-	case reflect.Slice:
-		for i := range value.Len() {
-			found = append(found, times(value.Index(i))...)
-		}
+	default:
 	}
 	return found
 }
@@ -231,8 +239,7 @@ func TestFollowTellsWhatIsNewAndNoMore(t *testing.T) {
 		pod := now(podOf(corev1.PodPending, waits("run", "ContainerCreating", ""))).Pod
 		s.sees(pod, false)
 		s.sees(pod, false)
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		s.passes(time.Minute)
 		s.sees(now(podOf(corev1.PodRunning, running(3))).Pod, false)
 		s.sees(now(podOf(corev1.PodFailed, exited(3, "Error"))).Pod, false)
 		s.sees(now(jobOf(failed(9, "BackoffLimitExceeded"))), false)
@@ -245,10 +252,10 @@ func TestFollowTellsWhatIsNewAndNoMore(t *testing.T) {
 func TestAJobThatTheWatchHasYetToSeeIsNotGone(t *testing.T) {
 	onStage(t, func(s *stage) {
 		f := s.follow()
-		time.Sleep(lag - 1)
+		s.passes(lag - 1)
 		f.goesOn()
 		s.sees(now(jobOf(complete(9))), false)
-		time.Sleep(settle + 10*time.Second)
+		s.passes(settle + 10*time.Second)
 		f.ends(run.Succeeded, "")
 		s.asked()
 	})
@@ -256,9 +263,9 @@ func TestAJobThatTheWatchHasYetToSeeIsNotGone(t *testing.T) {
 
 func TestAnAbsentJobIsAskedForOnce(t *testing.T) {
 	onStage(t, func(s *stage) {
-		s.answers(func(string) error { return notFound })
+		s.answers(func(string) error { return errNotFound })
 		f := s.follow()
-		time.Sleep(lag)
+		s.passes(lag)
 		f.ends(run.Failed, run.JobDeleted)
 		s.asked("get jobs")
 	})
@@ -267,11 +274,11 @@ func TestAnAbsentJobIsAskedForOnce(t *testing.T) {
 func TestAnAbsentJobThatExistsIsWaitedFor(t *testing.T) {
 	onStage(t, func(s *stage) {
 		f := s.follow()
-		time.Sleep(lag)
+		s.passes(lag)
 		f.goesOn()
 		s.asked("get jobs")
 		s.answers(func(string) error { return errors.New("connection refused") })
-		time.Sleep(lag)
+		s.passes(lag)
 		f.goesOn()
 		s.asked("get jobs", "get jobs")
 		f.cancel()
@@ -349,13 +356,12 @@ func giveUpOn(s *stage) (*followed, *batchv1.Job) {
 	job := now(jobOf())
 	s.sees(job, false)
 	f := s.follow()
-	time.Sleep(10 * time.Second)
+	s.passes(10 * time.Second)
 	s.sees(now(podOf(corev1.PodPending, waits("run", "ErrImagePull", "not found"))).Pod, false)
-	time.Sleep(patient.ImagePull - 1)
+	s.passes(patient.ImagePull - 1)
 	f.goesOn()
 	s.asked()
-	time.Sleep(1)
-	synctest.Wait()
+	s.passes(1)
 	return f, job
 }
 
@@ -364,7 +370,7 @@ func TestARunIsGivenUpOnlyOnceItsJobIsGone(t *testing.T) {
 		f, job := giveUpOn(s)
 		s.asked("delete jobs")
 		f.goesOn()
-		time.Sleep(lag)
+		s.passes(lag)
 		f.goesOn()
 		s.asked("delete jobs", "get jobs") // in case the watch is away
 		s.sees(podOf(corev1.PodPending).Pod, true)
@@ -379,14 +385,14 @@ func TestARunIsGivenUpHoweverLongItsJobCannotBeDeleted(t *testing.T) {
 			if request == "delete jobs" {
 				return apierrors.NewServiceUnavailable("not ready")
 			}
-			return notFound
+			return errNotFound
 		})
 		f, job := giveUpOn(s)
 		f.goesOn()
-		s.answers(func(string) error { return notFound })
+		s.answers(func(string) error { return errNotFound })
 		s.sees(podOf(corev1.PodPending).Pod, true)
 		s.sees(job, true)
-		time.Sleep(time.Minute)
+		s.passes(time.Minute)
 		f.ends(run.Failed, run.ImagePullFailed)
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -402,10 +408,10 @@ func TestPatienceWithAnImageBeginsAnewOnceItWasThere(t *testing.T) {
 		f := s.follow()
 		failing := now(podOf(corev1.PodPending, waits("run", "ErrImagePull", "not found"))).Pod
 		s.sees(failing, false)
-		time.Sleep(patient.ImagePull - time.Second)
+		s.passes(patient.ImagePull - time.Second)
 		s.sees(now(podOf(corev1.PodPending, waits("run", "ContainerCreating", ""))).Pod, false)
 		s.sees(failing, false)
-		time.Sleep(patient.ImagePull - time.Second)
+		s.passes(patient.ImagePull - time.Second)
 		f.goesOn()
 		s.asked()
 		f.cancel()
@@ -446,7 +452,7 @@ func TestThePodsOfADeletedJobAreWaitedFor(t *testing.T) {
 		f.goesOn()
 		deleting := now(podOf(corev1.PodRunning, running(3), deletedAt(9))).Pod
 		s.sees(deleting, false)
-		time.Sleep(2 * collecting)
+		s.passes(2 * collecting)
 		f.goesOn()
 		s.asked() // the cluster deletes the pod; nobody else need
 		s.sees(deleting, true)
@@ -461,9 +467,9 @@ func TestThePodsThatADeletedJobLeftBehindAreDeleted(t *testing.T) {
 		s.sees(pod, false)
 		f := s.follow()
 		s.sees(job, true)
-		time.Sleep(collecting)
+		s.passes(collecting)
 		s.asked("delete pods")
-		time.Sleep(collecting)
+		s.passes(collecting)
 		s.asked("delete pods", "delete pods")
 		s.sees(pod, true)
 		f.ends(run.Failed, run.JobDeleted)
@@ -487,8 +493,8 @@ func TestDeleteBelievesTheAPIWhileTheWatchIsAway(t *testing.T) {
 			done <- s.launcher.Delete(s.Context(), run.Job{Namespace: "runs", Name: "run-a-1", UID: "job"})
 		}()
 		synctest.Wait()
-		s.answers(func(string) error { return notFound })
-		time.Sleep(lag)
+		s.answers(func(string) error { return errNotFound })
+		s.passes(lag)
 		if err := <-done; err != nil {
 			s.Error(err)
 		}
@@ -516,7 +522,7 @@ func TestAKnownJobThatIsGoneIsAdoptedWhileItsPodRuns(t *testing.T) {
 		if _, adopted, err := s.launcher.Launch(s.Context(), run.Launch{Known: known}); err != nil || !adopted {
 			s.Errorf("Launch: adopted %v, %v", adopted, err)
 		}
-		s.answers(func(string) error { return notFound })
+		s.answers(func(string) error { return errNotFound })
 		s.sees(pod, true)
 		_, _, err := s.launcher.Launch(s.Context(), run.Launch{Known: known})
 		var refused *run.LaunchError
@@ -534,7 +540,7 @@ func TestWatchTroubleIsToldOnceAndSoIsItsEnd(t *testing.T) {
 		away := errors.New("connection refused")
 		for _, err := range []error{nil, away, away, nil, nil, apierrors.NewResourceExpired("too old")} {
 			w.note(s.Context(), "jobs", err)
-			if s.launcher.Trouble() == nil && err == away {
+			if s.launcher.Trouble() == nil && errors.Is(err, away) {
 				s.Error("no trouble is known")
 			}
 		}

@@ -132,7 +132,7 @@ func (l *Launcher) create(ctx context.Context, wanted *batchv1.Job) (job run.Job
 // same refuses a Job that has our name and is not our own: adopting it would
 // report another's end as the run's.
 func same(found, wanted *batchv1.Job) error {
-	whose := ""
+	var whose string
 	switch {
 	case found.Labels[LabelManagedBy] != ManagedBy:
 		whose = "was not made by Ropewalk"

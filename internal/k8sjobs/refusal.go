@@ -71,8 +71,7 @@ func asksToWait(err error) string {
 // unreachable is the cause of a request that got no answer, without the URL
 // around it.
 func unreachable(err error) string {
-	var request *url.Error
-	if errors.As(err, &request) {
+	if request, is := errors.AsType[*url.Error](err); is {
 		err = request.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {

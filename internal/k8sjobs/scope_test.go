@@ -111,7 +111,7 @@ type scope struct {
 func newScope(t *testing.T, labels map[string]string) *scope {
 	t.Helper()
 	t.Parallel()
-	kubeconfig := os.Getenv("KUBECONFIG")
+	kubeconfig := os.Getenv("KUBECONFIG") //nolint:forbidigo // which cluster to test on is no setting of the dispatcher
 	if kubeconfig == "" {
 		t.Fatal("KUBECONFIG is not set; these tests need a cluster")
 	}
@@ -415,7 +415,7 @@ func (s *scope) log(job run.Job) string {
 	if err != nil {
 		s.Fatal(err)
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	text, err := io.ReadAll(stream)
 	if err != nil {
 		s.Fatal(err)

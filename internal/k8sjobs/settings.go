@@ -101,8 +101,10 @@ type Patience struct {
 	Unschedulable time.Duration
 }
 
-// podFields are the fields of run.Pod that RequestMaySet may name.
-var podFields = []string{"resources", "nodeSelector", "tolerations", "serviceAccount", "priorityClassName"}
+// podFields are the fields of [run.Pod] that RequestMaySet may name.
+func podFields() []string {
+	return []string{"resources", "nodeSelector", "tolerations", "serviceAccount", "priorityClassName"}
+}
 
 // validate returns everything that is wrong with the settings and can be told
 // without building a Job; each error names the variable. The rest, which needs
@@ -128,8 +130,8 @@ func (s Settings) validate() error {
 		wrong(settingMaxTimeout, "must be between 0 and %s", run.MaxTimeout)
 	}
 	for _, field := range s.RequestMaySet {
-		if !slices.Contains(podFields, field) {
-			wrong(settingRequestMaySet, "%q is not a field that a request has; it may list %s", field, strings.Join(podFields, ", "))
+		if !slices.Contains(podFields(), field) {
+			wrong(settingRequestMaySet, "%q is not a field that a request has; it may list %s", field, strings.Join(podFields(), ", "))
 		}
 	}
 	switch s.Security.SeccompProfile {

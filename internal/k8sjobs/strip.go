@@ -30,7 +30,7 @@ func stripJob(object any) (any, error) {
 	kept.Status.Succeeded, kept.Status.Failed = job.Status.Succeeded, job.Status.Failed
 	for _, condition := range job.Status.Conditions {
 		if condition.Type == batchv1.JobComplete || condition.Type == batchv1.JobFailed {
-			condition.Message = clipped(condition.Message, maxWords)
+			condition.Message = clipped(condition.Message)
 			kept.Status.Conditions = append(kept.Status.Conditions, condition)
 		}
 	}
@@ -48,10 +48,10 @@ func stripPod(object any) (any, error) {
 	kept.Spec.NodeName = interned(pod.Spec.NodeName)
 	kept.Status.Phase = corev1.PodPhase(interned(string(pod.Status.Phase)))
 	kept.Status.Reason = pod.Status.Reason
-	kept.Status.Message = clipped(pod.Status.Message, maxWords)
+	kept.Status.Message = clipped(pod.Status.Message)
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodScheduled || condition.Type == corev1.DisruptionTarget {
-			condition.Message = clipped(condition.Message, maxWords)
+			condition.Message = clipped(condition.Message)
 			kept.Status.Conditions = append(kept.Status.Conditions, condition)
 		}
 	}
@@ -68,11 +68,11 @@ func stripContainers(statuses []corev1.ContainerStatus) []corev1.ContainerStatus
 	for i, status := range statuses {
 		kept[i] = corev1.ContainerStatus{Name: interned(status.Name), State: status.State}
 		if waiting := status.State.Waiting; waiting != nil {
-			kept[i].State.Waiting = &corev1.ContainerStateWaiting{Reason: interned(waiting.Reason), Message: clipped(waiting.Message, maxWords)}
+			kept[i].State.Waiting = &corev1.ContainerStateWaiting{Reason: interned(waiting.Reason), Message: clipped(waiting.Message)}
 		}
 		if ended := status.State.Terminated; ended != nil {
 			kept[i].State.Terminated = &corev1.ContainerStateTerminated{
-				ExitCode: ended.ExitCode, Reason: interned(ended.Reason), Message: clipped(ended.Message, maxWords),
+				ExitCode: ended.ExitCode, Reason: interned(ended.Reason), Message: clipped(ended.Message),
 				StartedAt: ended.StartedAt, FinishedAt: ended.FinishedAt,
 			}
 		}
@@ -88,7 +88,7 @@ func stripEvent(object any) (any, error) {
 	}
 	kept := &corev1.Event{ObjectMeta: stripMeta(event.ObjectMeta)}
 	kept.InvolvedObject.UID = event.InvolvedObject.UID
-	kept.Message = clipped(event.Message, maxWords)
+	kept.Message = clipped(event.Message)
 	kept.LastTimestamp = event.LastTimestamp
 	return kept, nil
 }

@@ -20,7 +20,7 @@ func TestARunInFlightTakesLittleMemory(t *testing.T) {
 	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byJob: jobUID})
 	settings, launch := elaborate()
 	job, _ := build(t, settings, launch)
-	job.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kube-controller-manager", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 2000)}}}
+	job.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kube-controller-manager", FieldsV1: metav1.NewFieldsV1(string(make([]byte, 2000)))}}
 	pod := &corev1.Pod{ObjectMeta: *job.ObjectMeta.DeepCopy(), Spec: job.Spec.Template.Spec, Status: podOf(corev1.PodRunning, running(3)).Status}
 
 	before := heap()

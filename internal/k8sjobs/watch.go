@@ -164,24 +164,25 @@ func (w *watcher) observed(resource string, source *cache.ListWatch) *cache.List
 	}
 }
 
-// note logs a watch's first error and its recovery.
+// note keeps what a watch stumbles over, and logs the first trouble and its end.
 func (w *watcher) note(ctx context.Context, resource string, err error) {
 	if ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 		return // we stop, or the watch only has to begin anew
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	before := w.troubles[resource]
-	switch {
-	case err != nil && before == nil:
-		w.log.Warn().Err(err).Str("resource", resource).Msg("the watch does not work; it is tried again until it does")
-	case err == nil && before != nil:
-		w.log.Info().Str("resource", resource).Msg("the watch works again")
-	}
+	before := len(w.troubles)
 	if err == nil {
 		delete(w.troubles, resource)
 	} else {
 		w.troubles[resource] = err
+	}
+	// One cause most often stops all three watches; it is told once.
+	switch after := len(w.troubles); {
+	case before == 0 && after > 0:
+		w.log.Warn().Err(err).Str("resource", resource).Msg("the watch on the cluster does not work; it is tried again until it does")
+	case before > 0 && after == 0:
+		w.log.Info().Msg("the watch on the cluster works again")
 	}
 }
 

@@ -12,7 +12,7 @@ const maxWords = 600
 
 // sentence makes one sentence of what happened and the cluster's own words.
 func sentence(happened, words string) string {
-	words = clipped(strings.Join(strings.Fields(words), " "), maxWords)
+	words = clipped(strings.Join(strings.Fields(words), " "))
 	if words != "" {
 		happened += ": " + words
 	}
@@ -22,8 +22,9 @@ func sentence(happened, words string) string {
 	return happened
 }
 
-// clipped cuts text to at most limit bytes, between two characters.
-func clipped(text string, limit int) string {
+// clipped cuts text to at most maxWords bytes, between two characters.
+func clipped(text string) string {
+	limit := maxWords
 	if len(text) <= limit {
 		return text
 	}
@@ -33,17 +34,20 @@ func clipped(text string, limit int) string {
 	return text[:limit] + " …"
 }
 
-// signals by number on Linux, which is what nodes run; the machine that this
-// runs on may number them otherwise.
-var signals = map[int]string{
-	1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
-	9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU", 31: "SIGSYS",
-}
-
 // exitCode names an exit code, and the signal that it stands for, if any.
 func exitCode(code int) string {
-	if signal, known := signals[code-128]; known {
-		return fmt.Sprintf("exit code %d (%s)", code, signal)
+	if name := signal(code - 128); name != "" {
+		return fmt.Sprintf("exit code %d (%s)", code, name)
 	}
 	return fmt.Sprintf("exit code %d", code)
+}
+
+// signal names the signals that end programs, by their numbers on Linux, which
+// is what nodes run; the machine that this runs on may number them otherwise.
+func signal(number int) string {
+	names := map[int]string{
+		1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+		9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU", 31: "SIGSYS",
+	}
+	return names[number]
 }

@@ -18,7 +18,7 @@ import (
 
 // manifest is the Role that ships, which both the dispatcher and the bare loop
 // have here, so that the API server treats them alike.
-const manifest = "/tmp/w/rbac.yaml"
+const manifest = "deploy/manifests/rbac.yaml"
 
 // bench is one run of the benchmark.
 type bench struct {

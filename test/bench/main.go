@@ -105,6 +105,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			return o, fmt.Errorf("-parts names %q; it can name %s", part, strings.Join(parts, ", "))
 		}
 	}
+	if o.wants("latency") && !o.wants("throughput") {
+		return o, errors.New("-parts names latency, whose load is half of what throughput finds: name throughput too")
+	}
 	if o.Rounds < 1 || o.Workers < 1 || o.Runs < 2 || o.InFlight < 1 || o.Waiting < 0 || o.LatencyFor <= 0 {
 		return o, errors.New("all numbers must be positive")
 	}

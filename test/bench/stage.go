@@ -99,12 +99,15 @@ func (s *stage) close() error {
 	// Also after an interrupt: the cluster is not ours alone.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	return errors.Join(
+	err := errors.Join(
 		s.bench.cluster.DeleteNamespace(ctx, s.namespace),
 		s.bench.cluster.AwaitGone(ctx, s.namespace),
-		s.bench.awaitQuiet(ctx),
 		os.RemoveAll(s.dir),
 	)
+	if err == nil {
+		s.bench.awaitQuiet(ctx)
+	}
+	return err
 }
 
 // on runs a measurement on a stage of its own.

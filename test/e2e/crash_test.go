@@ -125,6 +125,7 @@ func (w *world) adopted(id string, k kill) (time.Duration, bool) {
 }
 
 func TestNATSServerKilledTwice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, limitedTo("7"))
 	w.serve(3)
 	runs := w.publishLoad("default", 60, 100*time.Millisecond, 2*time.Second)

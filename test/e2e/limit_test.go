@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func limitedTo(limit string) rig.Settings {
 }
 
 func TestEveryRunEndsOnceWithinTheLimit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, limitedTo("7"))
 	replicas := w.serve(3)
 	runs := w.publishLoad("default", 200, 100*time.Millisecond, 2*time.Second)
@@ -37,15 +39,14 @@ func TestEveryRunEndsOnceWithinTheLimit(t *testing.T) {
 }
 
 func TestQueuesHaveLimitsOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, limitedTo("3").With(rig.Settings{"ROPEWALK_QUEUES": "gpu=1,batch=4"}))
 	w.serve(2)
 	runs := load{code: map[string]int{}}
 	for _, queue := range []string{"default", "gpu", "batch"} {
 		more := w.publishLoad(queue, 12, time.Second, 2*time.Second)
 		runs.ids = append(runs.ids, more.ids...)
-		for id, code := range more.code {
-			runs.code[id] = code
-		}
+		maps.Copy(runs.code, more.code)
 	}
 	w.awaitFinal(2*time.Minute, runs.ids)
 	w.check(runs)
@@ -55,6 +56,7 @@ func TestQueuesHaveLimitsOfTheirOwn(t *testing.T) {
 }
 
 func TestLimitChangesWhileRunsGoOn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, limitedTo("2"))
 	w.serve(2)
 	runs := w.publishLoad("default", 40, time.Second, 2*time.Second)

@@ -24,7 +24,7 @@ import (
 )
 
 // manifest is what an operator applies to give a dispatcher its permissions.
-var manifest = "/tmp/w/rbac.yaml"; var _ = filepath.Join
+var manifest = filepath.Join("..", "..", "deploy", "manifests", "rbac.yaml")
 
 // world is what one test works in: a namespace, a nats-server, the settings of
 // dispatchers, and the two observers. Everything ends with the test.

@@ -26,8 +26,7 @@ func Poll(ctx context.Context, interval time.Duration, check func() error) error
 		if err == nil {
 			return nil
 		}
-		var stop stopError
-		if errors.As(err, &stop) {
+		if stop, ok := errors.AsType[stopError](err); ok {
 			return stop.error
 		}
 		select {

@@ -226,6 +226,30 @@ func (c *Client) Wait(ctx context.Context, id string) (Run, error) {
 	return last, err
 }
 
+// ErrFinished: the run is over; there is nothing to cancel.
+var ErrFinished = errors.New("the run is over already")
+
+// Cancel asks for a run to be stopped, whatever it is doing. It returns its
+// record as it was when asked, at once: [Client.Wait] tells when it has
+// stopped. It is safe to repeat; a run that is over is left as it is, with
+// [ErrFinished], and one that there is not is [ErrNotFound].
+func (c *Client) Cancel(ctx context.Context, id string) (Run, error) {
+	record, err := c.Get(ctx, id)
+	if err != nil {
+		return Run{}, err
+	}
+	if record.State.Final() {
+		return record, fmt.Errorf("%s is %s: %w", id, record.State, ErrFinished)
+	}
+	cancellations, err := queue.OpenCancellations(ctx, c.js)
+	if err != nil {
+		return Run{}, err
+	}
+	return record, cancellations.Request(ctx, run.Cancellation{
+		Queue: record.Queue, ID: record.ID, Attempt: record.Attempt, RequestedAt: time.Now().UTC(),
+	})
+}
+
 // Queues returns the definition of every queue, by name.
 func (c *Client) Queues(ctx context.Context) ([]Queue, error) {
 	definitions, err := queue.OpenDefinitions(ctx, c.js)

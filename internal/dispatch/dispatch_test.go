@@ -17,6 +17,7 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
 )
@@ -33,6 +34,7 @@ type world struct {
 	js      jetstream.JetStream
 	store   *runstore.Store
 	cluster *cluster
+	queue   *queue.Cancellations
 	config  func(*dispatch.Config)
 	mu      sync.Mutex
 	claims  []string
@@ -45,7 +47,18 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, js: js, store: store, cluster: newCluster()}
+	definitions, err := queue.CreateDefinitions(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := definitions.Seed(t.Context(), queue.Definition{Name: "default", Concurrency: 1}, true); err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := queue.CreateCancellations(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, js: js, store: store, cluster: newCluster(), queue: waiting}
 }
 
 func (w *world) Claimed(queue string, redelivered, adopted bool) {
@@ -59,7 +72,7 @@ func (*world) Finished(run.Run)               {}
 func (w *world) dispatcher(owner string) *dispatch.Dispatcher {
 	w.t.Helper()
 	config := dispatch.Config{
-		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Observer: w, Owner: owner,
+		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Waiting: w.queue, Observer: w, Owner: owner,
 		AckWait: 2 * time.Second, StartTimeout: time.Minute, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(w.t)),
 	}
 	if w.config != nil {

@@ -20,6 +20,7 @@ type handling struct {
 	log      zerolog.Logger
 
 	request run.Request
+	valid   bool // the request is
 	// record is the run as we last wrote it, at revision.
 	record   run.Run
 	revision uint64
@@ -29,7 +30,8 @@ type handling struct {
 
 func (h *handling) handle(ctx context.Context) (run.Decision, error) {
 	invalid := h.read()
-	finished, err := h.claim(ctx, invalid == nil)
+	h.valid = invalid == nil
+	finished, err := h.claim(ctx, h.valid)
 	if err != nil {
 		return "", err
 	}
@@ -92,13 +94,8 @@ func (h *handling) read() error {
 // claim makes this dispatcher the owner of the run, on record. It reports
 // whether there is nothing left to do: the run is over, or is another message's.
 func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err error) {
-	if !valid || len(h.request.SecretEnv) > 0 {
-		err := h.persist(ctx, func() error {
-			return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
-		})
-		if err != nil {
-			return false, err
-		}
+	if err := h.keep(ctx, valid); err != nil {
+		return false, err
 	}
 	for {
 		finished, err := h.tryClaim(ctx, valid)
@@ -107,6 +104,17 @@ func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err er
 		}
 		return finished, err
 	}
+}
+
+// keep keeps the request as it was published, if its record cannot: for its
+// secrets, or because it could not be decoded.
+func (h *handling) keep(ctx context.Context, valid bool) error {
+	if valid && len(h.request.SecretEnv) == 0 {
+		return nil
+	}
+	return h.persist(ctx, func() error {
+		return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
+	})
 }
 
 func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err error) {

@@ -69,6 +69,11 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
+// runFunc is a [runner] made of a function.
+type runFunc func(ctx context.Context) error
+
+func (f runFunc) Run(ctx context.Context) error { return f(ctx) }
+
 // launcher is what serve needs of either launcher.
 type launcher interface {
 	dispatch.Launcher
@@ -91,6 +96,10 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
+	later, err := queue.CreateDue(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return err
+	}
 	launching, resolver, err := newLauncher(ctx, settings, counters, log)
 	if err != nil {
 		return err
@@ -98,8 +107,8 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	self := owner()
 	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{
-		Store: store, Images: resolver, Launcher: launching, Waiting: cancellations, Observer: counters,
-		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout,
+		Store: store, Images: resolver, Launcher: launching, Waiting: cancellations, Later: later, Observer: counters,
+		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
 		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
 	})
 	if err != nil {
@@ -132,7 +141,9 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 		source: cancellations, core: core, known: make(chan struct{}),
 		log: log.With().Str(logging.Component, "cancel").Logger(),
 	}
-	return runInOrder(ctx, conn, afterwards{cancelling.known, consumer}, cancelling, launching, http)
+	return runInOrder(ctx, conn, afterwards{cancelling.known, consumer}, cancelling, runFunc(func(ctx context.Context) error {
+		return later.Consume(ctx, log.With().Str(logging.Component, "due").Logger(), core.Due)
+	}), launching, http)
 }
 
 // runInOrder runs the parts, and stops them in this order: first the consumer,

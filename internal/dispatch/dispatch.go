@@ -28,8 +28,10 @@ type Store interface {
 	// may be repeated with the same record after an error.
 	Create(ctx context.Context, record run.Run) (uint64, error)
 	Update(ctx context.Context, record run.Run, revision uint64) (uint64, error)
-	// KeepRequest keeps a request as it was published, for replay.
+	// KeepRequest keeps a request as it was published, for replay, and
+	// Request returns it as long as it is kept; then it is [run.ErrNotFound].
 	KeepRequest(ctx context.Context, queue, id string, data []byte) error
+	Request(ctx context.Context, queue, id string) ([]byte, error)
 }
 
 // Images decides which image a run uses.
@@ -63,6 +65,8 @@ type Observer interface {
 	Claimed(queue string, redelivered, adopted bool)
 	// Launched: the Job exists, so long after the request was published.
 	Launched(queue string, sincePublished time.Duration)
+	// Retried: an attempt ended so, and another one follows.
+	Retried(queue string, reason run.Reason)
 	// Finished: a final state is on record.
 	Finished(record run.Run)
 }
@@ -73,6 +77,7 @@ type Config struct {
 	Images   Images
 	Launcher Launcher
 	Waiting  Waiting
+	Later    Later
 	Observer Observer
 	// Owner names this process in the records of the runs that it holds; it
 	// is another one for every process.
@@ -80,6 +85,9 @@ type Config struct {
 	// AckWait is how long after its last sign of life a dispatcher must
 	// reckon that another one has its runs.
 	AckWait time.Duration
+	// InfrastructureRetries is how often a run is tried again that was lost to
+	// the cluster, without using up its own retries.
+	InfrastructureRetries int
 	// StartTimeout bounds the wait for room in a quota.
 	StartTimeout time.Duration
 	Now          func() time.Time
@@ -90,8 +98,8 @@ type Config struct {
 }
 
 func (c Config) validate() error {
-	if c.Store == nil || c.Images == nil || c.Launcher == nil || c.Waiting == nil || c.Observer == nil || c.Now == nil {
-		return errors.New("dispatch: Store, Images, Launcher, Waiting, Observer and Now are required")
+	if c.Store == nil || c.Images == nil || c.Launcher == nil || c.Waiting == nil || c.Later == nil || c.Observer == nil || c.Now == nil {
+		return errors.New("dispatch: Store, Images, Launcher, Waiting, Later, Observer and Now are required")
 	}
 	if c.Owner == "" || c.AckWait <= 0 || c.StartTimeout <= 0 {
 		return errors.New("dispatch: Owner, AckWait and StartTimeout are required")

@@ -35,6 +35,7 @@ type world struct {
 	store   *runstore.Store
 	cluster *cluster
 	queue   *queue.Cancellations
+	later   *queue.Due
 	config  func(*dispatch.Config)
 	mu      sync.Mutex
 	claims  []string
@@ -58,7 +59,11 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, js: js, store: store, cluster: newCluster(), queue: waiting}
+	later, err := queue.CreateDue(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, js: js, store: store, cluster: newCluster(), queue: waiting, later: later}
 }
 
 func (w *world) Claimed(queue string, redelivered, adopted bool) {
@@ -67,12 +72,13 @@ func (w *world) Claimed(queue string, redelivered, adopted bool) {
 	w.claims = append(w.claims, fmt.Sprintf("%s redelivered=%v adopted=%v", queue, redelivered, adopted))
 }
 func (*world) Launched(string, time.Duration) {}
+func (*world) Retried(string, run.Reason)     {}
 func (*world) Finished(run.Run)               {}
 
 func (w *world) dispatcher(owner string) *dispatch.Dispatcher {
 	w.t.Helper()
 	config := dispatch.Config{
-		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Waiting: w.queue, Observer: w, Owner: owner,
+		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Waiting: w.queue, Later: w.later, Observer: w, Owner: owner,
 		AckWait: 2 * time.Second, StartTimeout: time.Minute, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(w.t)),
 	}
 	if w.config != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
@@ -224,6 +225,95 @@ func (c *Client) Wait(ctx context.Context, id string) (Run, error) {
 		return !record.State.Final()
 	})
 	return last, err
+}
+
+// ErrFinished: the run is over; there is nothing to cancel.
+var ErrFinished = errors.New("the run is over already")
+
+// Cancel asks for a run to be stopped, whatever it is doing. It returns its
+// record as it was when asked, at once: [Client.Wait] tells when it has
+// stopped. It is safe to repeat; a run that is over is left as it is, with
+// [ErrFinished], and one that there is not is [ErrNotFound].
+func (c *Client) Cancel(ctx context.Context, id string) (Run, error) {
+	record, err := c.Get(ctx, id)
+	if err != nil {
+		return Run{}, err
+	}
+	if record.State.Final() {
+		return record, fmt.Errorf("%s is %s: %w", id, record.State, ErrFinished)
+	}
+	cancellations, err := queue.OpenCancellations(ctx, c.js)
+	if err != nil {
+		return Run{}, err
+	}
+	return record, cancellations.Request(ctx, run.Cancellation{
+		Queue: record.Queue, ID: record.ID, Attempt: record.Attempt, RequestedAt: time.Now().UTC(),
+	})
+}
+
+// Correction is what a replay changes in a request.
+type Correction = run.Correction
+
+// Replay asks for the next attempt of a run that did not succeed, with the same
+// request, secrets included for as long as they are kept, or with what the
+// correction changes; nil changes nothing. It returns the attempt's number. The
+// dispatchers queue it; what they find wrong with it stands in the record then.
+// Asking again before it is queued is the same replay.
+func (c *Client) Replay(ctx context.Context, id string, correction *Correction) (attempt int, err error) {
+	record, err := c.Get(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return c.replay(ctx, record, correction)
+}
+
+func (c *Client) replay(ctx context.Context, record Run, correction *Correction) (attempt int, err error) {
+	if !record.State.CanBecome(run.Queued) {
+		return 0, fmt.Errorf("run %s is %s; only a run that is over without success can be replayed", record.ID, record.State)
+	}
+	attempt = record.Attempt + 1
+	return attempt, queue.NewDue(c.js).Now(ctx, run.Due{Queue: record.Queue, ID: record.ID, Attempt: attempt, Correction: correction})
+}
+
+// ReplayOptions choose runs to replay. All conditions must hold.
+type ReplayOptions struct {
+	// Queue and Reason narrow the choice; empty means all.
+	Queue  string
+	Reason Reason
+	// Since leaves out runs that ended before.
+	Since time.Time
+	// DryRun chooses only.
+	DryRun bool
+}
+
+// replaysAtOnce is how many replays are asked for side by side: the server
+// acknowledges each when it is on disk, and does so for many at a time.
+const replaysAtOnce = 64
+
+// ReplayFailed replays every failed run that the options choose, and returns
+// those, as they were before.
+func (c *Client) ReplayFailed(ctx context.Context, options ReplayOptions) ([]Run, error) {
+	const all = 1_000_000 // more than are kept
+	failed, err := c.List(ctx, ListOptions{Queue: options.Queue, State: run.Failed, Limit: all})
+	if err != nil {
+		return nil, err
+	}
+	chosen := slices.DeleteFunc(failed, func(record Run) bool {
+		return options.Reason != "" && record.Reason != options.Reason ||
+			!options.Since.IsZero() && record.FinishedAt != nil && record.FinishedAt.Before(options.Since)
+	})
+	if options.DryRun {
+		return chosen, nil
+	}
+	work, working := errgroup.WithContext(ctx)
+	work.SetLimit(replaysAtOnce)
+	for _, record := range chosen {
+		work.Go(func() error {
+			_, err := c.replay(working, record, nil)
+			return err
+		})
+	}
+	return chosen, work.Wait()
 }
 
 // Queues returns the definition of every queue, by name.

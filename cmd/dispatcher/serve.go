@@ -69,6 +69,11 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
+// runFunc is a [runner] made of a function.
+type runFunc func(ctx context.Context) error
+
+func (f runFunc) Run(ctx context.Context) error { return f(ctx) }
+
 // launcher is what serve needs of either launcher.
 type launcher interface {
 	dispatch.Launcher
@@ -87,6 +92,14 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
+	cancellations, err := queue.CreateCancellations(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return err
+	}
+	later, err := queue.CreateDue(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return err
+	}
 	launching, resolver, err := newLauncher(ctx, settings, counters, log)
 	if err != nil {
 		return err
@@ -94,8 +107,8 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	self := owner()
 	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{
-		Store: store, Images: resolver, Launcher: launching, Observer: counters,
-		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout,
+		Store: store, Images: resolver, Launcher: launching, Waiting: cancellations, Later: later, Observer: counters,
+		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
 		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
 	})
 	if err != nil {
@@ -124,23 +137,30 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if ready != nil {
 		ready(http.Addr())
 	}
-	return runInOrder(ctx, conn, consumer, launching, http)
+	cancelling := &cancelWatch{
+		source: cancellations, core: core, known: make(chan struct{}),
+		log: log.With().Str(logging.Component, "cancel").Logger(),
+	}
+	return runInOrder(ctx, conn, afterwards{cancelling.known, consumer}, cancelling, runFunc(func(ctx context.Context) error {
+		return later.Consume(ctx, log.With().Str(logging.Component, "due").Logger(), core.Due)
+	}), launching, http)
 }
 
 // runInOrder runs the parts, and stops them in this order: first the consumer,
-// which hands back the runs that it holds and needs the launcher and the
-// connection for that; then the launcher and the HTTP server, so that probes
-// see the process to the end; and last, what was said to NATS is flushed. The
-// failure of any part ends them all.
-func runInOrder(ctx context.Context, conn *nats.Conn, consumer, launching, http runner) error {
+// which hands back the runs that it holds and needs the others and the
+// connection for that; then the others, the HTTP server among them, so that
+// probes see the process to the end; and last, what was said to NATS is
+// flushed. The failure of any part ends them all.
+func runInOrder(ctx context.Context, conn *nats.Conn, consumer runner, others ...runner) error {
 	outer, stopOuter := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOuter()
 	parts, failing := errgroup.WithContext(outer)
 	taking, stopTaking := context.WithCancel(failing)
 	defer stopTaking()
 	defer context.AfterFunc(ctx, stopTaking)()
-	parts.Go(func() error { return launching.Run(failing) })
-	parts.Go(func() error { return http.Run(failing) })
+	for _, other := range others {
+		parts.Go(func() error { return other.Run(failing) })
+	}
 	parts.Go(func() error {
 		defer stopOuter()
 		return consumer.Run(taking)

@@ -91,14 +91,15 @@ type Queues struct {
 
 // Runs holds the times that runs are given, and what requests may ask for.
 type Runs struct {
-	AckWait            time.Duration `envconfig:"ROPEWALK_ACK_WAIT" default:"15s" min:"2s" example:"30s" meaning:"How long after a replica's last sign of life its runs go to another replica, which adopts their Jobs."`
-	Retention          time.Duration `envconfig:"ROPEWALK_RUN_RETENTION" default:"720h" min:"1s" example:"2160h" meaning:"How long the record of a finished run is kept."`
-	SecretRetention    time.Duration `envconfig:"ROPEWALK_SECRET_RETENTION" default:"168h" min:"1s" example:"24h" meaning:"How long a request is kept with its secrets, so that the run can be replayed."`
-	MaxTimeout         time.Duration `envconfig:"ROPEWALK_MAX_TIMEOUT" default:"0" min:"1s" max:"596523h" zero:"no limit" example:"24h" meaning:"The longest that any run may take; a request that asks for more is refused, and one that asks for nothing gets this."`
-	StartTimeout       time.Duration `envconfig:"ROPEWALK_START_TIMEOUT" default:"15m" min:"1s" example:"30m" meaning:"How long a Job may take until its container runs, before the run is given up with StartTimeout."`
-	ImagePullGrace     time.Duration `envconfig:"ROPEWALK_IMAGE_PULL_GRACE" default:"2m" min:"0s" example:"5m" meaning:"How long an image may fail to be pulled before the run fails with ImagePullFailed."`
-	UnschedulableGrace time.Duration `envconfig:"ROPEWALK_UNSCHEDULABLE_GRACE" default:"10m" min:"0s" example:"20m" meaning:"How long a pod may find no node before the run fails with Unschedulable; leave time for the cluster to add one."`
-	RequestMaySet      []string      `envconfig:"ROPEWALK_REQUEST_MAY_SET" default:"resources,nodeSelector,tolerations" oneof:"resources,nodeSelector,tolerations,serviceAccount,priorityClassName" none:"true" example:"resources" meaning:"The settings of its pod that a request may set; one that sets another is refused with PolicyRefused."`
+	AckWait               time.Duration `envconfig:"ROPEWALK_ACK_WAIT" default:"15s" min:"2s" example:"30s" meaning:"How long after a replica's last sign of life its runs go to another replica, which adopts their Jobs."`
+	Retention             time.Duration `envconfig:"ROPEWALK_RUN_RETENTION" default:"720h" min:"1s" example:"2160h" meaning:"How long the record of a finished run is kept."`
+	SecretRetention       time.Duration `envconfig:"ROPEWALK_SECRET_RETENTION" default:"168h" min:"1s" example:"24h" meaning:"How long a request is kept with its secrets, so that the run can be replayed."`
+	MaxTimeout            time.Duration `envconfig:"ROPEWALK_MAX_TIMEOUT" default:"0" min:"1s" max:"596523h" zero:"no limit" example:"24h" meaning:"The longest that any run may take; a request that asks for more is refused, and one that asks for nothing gets this."`
+	StartTimeout          time.Duration `envconfig:"ROPEWALK_START_TIMEOUT" default:"15m" min:"1s" example:"30m" meaning:"How long a Job may take until its container runs, before the run is given up with StartTimeout."`
+	ImagePullGrace        time.Duration `envconfig:"ROPEWALK_IMAGE_PULL_GRACE" default:"2m" min:"0s" example:"5m" meaning:"How long an image may fail to be pulled before the run fails with ImagePullFailed."`
+	UnschedulableGrace    time.Duration `envconfig:"ROPEWALK_UNSCHEDULABLE_GRACE" default:"10m" min:"0s" example:"20m" meaning:"How long a pod may find no node before the run fails with Unschedulable; leave time for the cluster to add one."`
+	InfrastructureRetries int           `envconfig:"ROPEWALK_INFRASTRUCTURE_RETRIES" default:"3" min:"0" max:"100" example:"10" meaning:"How often a run is tried again that the cluster lost (its pod evicted or preempted, its node or Job gone), beside the retries that it asks for itself."`
+	RequestMaySet         []string      `envconfig:"ROPEWALK_REQUEST_MAY_SET" default:"resources,nodeSelector,tolerations" oneof:"resources,nodeSelector,tolerations,serviceAccount,priorityClassName" none:"true" example:"resources" meaning:"The settings of its pod that a request may set; one that sets another is refused with PolicyRefused."`
 }
 
 // Kubernetes says which cluster and how to talk to it.

@@ -64,7 +64,7 @@ func TestDefaultsAreTheOnesThatThePagesGive(t *testing.T) {
 		Queues: Queues{TemplateRuns: 2},
 		Runs: Runs{
 			AckWait: 15 * time.Second, Retention: 720 * time.Hour, SecretRetention: 168 * time.Hour,
-			StartTimeout: 15 * time.Minute, ImagePullGrace: 2 * time.Minute, UnschedulableGrace: 10 * time.Minute,
+			StartTimeout: 15 * time.Minute, ImagePullGrace: 2 * time.Minute, UnschedulableGrace: 10 * time.Minute, InfrastructureRetries: 3,
 			RequestMaySet: []string{"resources", "nodeSelector", "tolerations"},
 		},
 		Kubernetes: Kubernetes{Flavour: FlavourKubernetes, Namespace: "runs", ServiceAccount: "runner", QPS: 1000, Burst: 2000},

@@ -89,6 +89,15 @@ func (c *cluster) show(t *testing.T, id string, seen run.Observation) {
 	c.jobs[name].changes <- seen
 }
 
+func (c *cluster) Delete(_ context.Context, identity run.Job) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if there := c.jobs[identity.Name]; there != nil && there.identity.UID == identity.UID {
+		delete(c.jobs, identity.Name)
+	}
+	return nil
+}
+
 // delete removes a Job behind the dispatcher's back.
 func (c *cluster) delete(id string) {
 	c.mu.Lock()

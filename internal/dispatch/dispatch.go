@@ -28,8 +28,10 @@ type Store interface {
 	// may be repeated with the same record after an error.
 	Create(ctx context.Context, record run.Run) (uint64, error)
 	Update(ctx context.Context, record run.Run, revision uint64) (uint64, error)
-	// KeepRequest keeps a request as it was published, for replay.
+	// KeepRequest keeps a request as it was published, for replay, and
+	// Request returns it as long as it is kept; then it is [run.ErrNotFound].
 	KeepRequest(ctx context.Context, queue, id string, data []byte) error
+	Request(ctx context.Context, queue, id string) ([]byte, error)
 }
 
 // Images decides which image a run uses.
@@ -51,6 +53,9 @@ type Launcher interface {
 	// Follow calls report with each new observation that is not final, and
 	// returns the final one. It blocks, and its error is the context's.
 	Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error)
+	// Delete removes the Job and returns once nothing of it runs any more. It
+	// may be repeated.
+	Delete(ctx context.Context, job run.Job) error
 }
 
 // Observer is told what happens, for metrics. Its methods return at once.
@@ -60,6 +65,8 @@ type Observer interface {
 	Claimed(queue string, redelivered, adopted bool)
 	// Launched: the Job exists, so long after the request was published.
 	Launched(queue string, sincePublished time.Duration)
+	// Retried: an attempt ended so, and another one follows.
+	Retried(queue string, reason run.Reason)
 	// Finished: a final state is on record.
 	Finished(record run.Run)
 }
@@ -69,6 +76,8 @@ type Config struct {
 	Store    Store
 	Images   Images
 	Launcher Launcher
+	Waiting  Waiting
+	Later    Later
 	Observer Observer
 	// Owner names this process in the records of the runs that it holds; it
 	// is another one for every process.
@@ -76,6 +85,9 @@ type Config struct {
 	// AckWait is how long after its last sign of life a dispatcher must
 	// reckon that another one has its runs.
 	AckWait time.Duration
+	// InfrastructureRetries is how often a run is tried again that was lost to
+	// the cluster, without using up its own retries.
+	InfrastructureRetries int
 	// StartTimeout bounds the wait for room in a quota.
 	StartTimeout time.Duration
 	Now          func() time.Time
@@ -86,8 +98,8 @@ type Config struct {
 }
 
 func (c Config) validate() error {
-	if c.Store == nil || c.Images == nil || c.Launcher == nil || c.Observer == nil || c.Now == nil {
-		return errors.New("dispatch: Store, Images, Launcher, Observer and Now are required")
+	if c.Store == nil || c.Images == nil || c.Launcher == nil || c.Waiting == nil || c.Later == nil || c.Observer == nil || c.Now == nil {
+		return errors.New("dispatch: Store, Images, Launcher, Waiting, Later, Observer and Now are required")
 	}
 	if c.Owner == "" || c.AckWait <= 0 || c.StartTimeout <= 0 {
 		return errors.New("dispatch: Owner, AckWait and StartTimeout are required")
@@ -95,9 +107,12 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Dispatcher handles runs. It keeps nothing between them, and is safe for
-// concurrent use.
-type Dispatcher struct{ config Config }
+// Dispatcher handles runs. Between them it keeps nothing but the cancellations
+// that it was told of. It is safe for concurrent use.
+type Dispatcher struct {
+	config  Config
+	cancels *cancellations
+}
 
 // New returns a dispatcher.
 func New(config Config) (*Dispatcher, error) {
@@ -107,7 +122,7 @@ func New(config Config) (*Dispatcher, error) {
 	if config.Fault == nil {
 		config.Fault = func(string) {}
 	}
-	return &Dispatcher{config}, nil
+	return &Dispatcher{config, newCancellations()}, nil
 }
 
 // Handle takes a run to its final state, however long that takes, and says what
@@ -119,7 +134,13 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 		config: d.config, delivery: delivery, launched: launched,
 		log: d.config.Log.With().Str("run_id", delivery.ID).Str("queue", delivery.Queue).Int("attempt", delivery.Attempt).Logger(),
 	}
-	decision, err := h.handle(ctx)
+	working, interrupt := context.WithCancelCause(ctx)
+	defer interrupt(nil)
+	defer d.cancels.begin(delivery, func() { interrupt(errCancelled) })()
+	decision, err := h.handle(working)
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(working), errCancelled) {
+		decision, err = h.cancel(ctx)
+	}
 	switch {
 	case err == nil:
 		return decision

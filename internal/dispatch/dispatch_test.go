@@ -17,6 +17,7 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
 )
@@ -33,6 +34,8 @@ type world struct {
 	js      jetstream.JetStream
 	store   *runstore.Store
 	cluster *cluster
+	queue   *queue.Cancellations
+	later   *queue.Due
 	config  func(*dispatch.Config)
 	mu      sync.Mutex
 	claims  []string
@@ -45,7 +48,22 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, js: js, store: store, cluster: newCluster()}
+	definitions, err := queue.CreateDefinitions(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := definitions.Seed(t.Context(), queue.Definition{Name: "default", Concurrency: 1}, true); err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := queue.CreateCancellations(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, err := queue.CreateDue(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, js: js, store: store, cluster: newCluster(), queue: waiting, later: later}
 }
 
 func (w *world) Claimed(queue string, redelivered, adopted bool) {
@@ -54,12 +72,13 @@ func (w *world) Claimed(queue string, redelivered, adopted bool) {
 	w.claims = append(w.claims, fmt.Sprintf("%s redelivered=%v adopted=%v", queue, redelivered, adopted))
 }
 func (*world) Launched(string, time.Duration) {}
+func (*world) Retried(string, run.Reason)     {}
 func (*world) Finished(run.Run)               {}
 
 func (w *world) dispatcher(owner string) *dispatch.Dispatcher {
 	w.t.Helper()
 	config := dispatch.Config{
-		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Observer: w, Owner: owner,
+		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Waiting: w.queue, Later: w.later, Observer: w, Owner: owner,
 		AckWait: 2 * time.Second, StartTimeout: time.Minute, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(w.t)),
 	}
 	if w.config != nil {

@@ -21,6 +21,7 @@ type handling struct {
 	log      zerolog.Logger
 
 	request run.Request
+	valid   bool // the request is
 	// record is the run as we last wrote it, at revision.
 	record   run.Run
 	revision uint64
@@ -30,7 +31,8 @@ type handling struct {
 
 func (h *handling) handle(ctx context.Context) (run.Decision, error) {
 	invalid := h.read()
-	finished, err := h.claim(ctx, invalid == nil)
+	h.valid = invalid == nil
+	finished, err := h.claim(ctx, h.valid)
 	if err != nil {
 		return "", err
 	}
@@ -92,13 +94,8 @@ func (h *handling) read() error {
 // claim makes this dispatcher the owner of the run, on record. It reports
 // whether there is nothing left to do: the run is over, or is another message's.
 func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err error) {
-	if !valid || len(h.request.SecretEnv) > 0 {
-		err := h.persist(ctx, func() error {
-			return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
-		})
-		if err != nil {
-			return false, err
-		}
+	if err := h.keep(ctx, valid); err != nil {
+		return false, err
 	}
 	for {
 		finished, err := h.tryClaim(ctx, valid)
@@ -107,6 +104,17 @@ func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err er
 		}
 		return finished, err
 	}
+}
+
+// keep keeps the request as it was published, if its record cannot: for its
+// secrets, or because it could not be decoded.
+func (h *handling) keep(ctx context.Context, valid bool) error {
+	if valid && len(h.request.SecretEnv) == 0 {
+		return nil
+	}
+	return h.persist(ctx, func() error {
+		return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
+	})
 }
 
 func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err error) {
@@ -126,7 +134,12 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 	case record.Queue != h.delivery.Queue:
 		h.log.Warn().Str("first_queue", record.Queue).Msg("a run of this id is in another queue already; this message is taken for a duplicate")
 		return true, nil
-	case record.State.Final() && h.delivery.Attempt <= record.Attempt:
+	case record.State == run.Queued && h.delivery.Attempt < record.Attempt:
+		// This attempt is over and the next one waits. Whoever recorded that
+		// may have ended before it was scheduled.
+		h.record = record
+		return true, h.schedule(ctx)
+	case record.State.Final() && h.delivery.Attempt <= record.Attempt, h.delivery.Attempt < record.Attempt:
 		h.log.Info().Str("state", string(record.State)).Msg("the run is over already")
 		return true, nil
 	}
@@ -155,7 +168,7 @@ func (h *handling) claimNew(ctx context.Context, valid bool) error {
 // claimAgain takes over a run that is on record: from a dispatcher that died or
 // stopped, from ourselves, or as its next attempt.
 func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint64, valid bool) error {
-	adopted := record.Owner != h.config.Owner
+	adopted := record.Owner != h.config.Owner && record.State != run.Queued // a run that waits is nobody's
 	h.record, h.revision = record, revision
 	h.record.Owner, h.record.Sequence = h.config.Owner, h.delivery.Sequence
 	h.describe(valid)
@@ -370,8 +383,15 @@ func (h *handling) follow(ctx context.Context) (run.Decision, error) {
 
 func (h *handling) finish(ctx context.Context, seen run.Observation) (run.Decision, error) {
 	h.record.Observe(seen, h.config.Now().UTC())
+	again := h.retry(seen)
 	if err := h.save(ctx); err != nil {
 		return "", err
+	}
+	if again {
+		h.log.Info().Str("reason", string(seen.Reason)).Msg("the attempt is over; another one follows")
+		h.config.Observer.Retried(h.record.Queue, seen.Reason)
+		h.config.Fault("retry-recorded")
+		return run.Done, h.schedule(ctx)
 	}
 	h.finished()
 	return run.Done, nil

@@ -90,12 +90,16 @@ func (l *Launcher) Launch(ctx context.Context, launch run.Launch) (job run.Job, 
 	if err := ctx.Err(); err != nil {
 		return run.Job{}, false, err
 	}
-	if launch.Known != nil {
+	if launch.Known != nil && launch.Known.UID != "" {
 		return *launch.Known, true, l.adopt(ctx, *launch.Known)
 	}
 	wanted, secret, err := l.template.Build(launch)
 	if err != nil {
 		return run.Job{}, false, err
+	}
+	if launch.Known != nil {
+		job, err := l.find(ctx, wanted)
+		return job, true, err
 	}
 	job, adopted, err = l.create(ctx, wanted)
 	if err != nil {
@@ -127,6 +131,22 @@ func (l *Launcher) create(ctx context.Context, wanted *batchv1.Job) (job run.Job
 		return run.Job{}, false, refusedOr(ctx, err)
 	}
 	return run.Job{Namespace: found.Namespace, Name: found.Name, UID: string(found.UID)}, adopted, nil
+}
+
+// find finds the Job of an attempt that may have been made, with nobody left
+// to tell its UID.
+func (l *Launcher) find(ctx context.Context, wanted *batchv1.Job) (run.Job, error) {
+	found, err := l.getJob(ctx, wanted.Namespace, wanted.Name)
+	if apierrors.IsNotFound(err) {
+		return run.Job{}, &run.LaunchError{Reason: run.JobDeleted, Message: fmt.Sprintf("There is no Job %s.", wanted.Name)}
+	}
+	if err != nil {
+		return run.Job{}, refusedOr(ctx, err)
+	}
+	if err := same(found, wanted); err != nil {
+		return run.Job{}, err
+	}
+	return run.Job{Namespace: found.Namespace, Name: found.Name, UID: string(found.UID)}, nil
 }
 
 // same refuses a Job that has our name and is not our own: adopting it would

@@ -41,6 +41,7 @@ type Metrics struct {
 	claimed      *prometheus.CounterVec
 	redeliveries *prometheus.CounterVec
 	adoptions    *prometheus.CounterVec
+	retries      *prometheus.CounterVec
 	requests     *prometheus.CounterVec
 }
 
@@ -72,6 +73,9 @@ func New(version string) *Metrics {
 		adoptions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ropewalk_adoptions_total", Help: "Runs taken over from another dispatcher.",
 		}, []string{"queue"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ropewalk_retries_total", Help: "Attempts that ended so and are followed by another.",
+		}, []string{"queue", "reason"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ropewalk_kube_api_requests_total", Help: "Requests to the Kubernetes API; code 0 is one without an answer.",
 		}, []string{"method", "resource", "code"}),
@@ -79,7 +83,7 @@ func New(version string) *Metrics {
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ropewalk_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
 	}, func() float64 { return 1 })
-	m.registry.MustRegister(m.latency, m.duration, m.finished, m.claimed, m.redeliveries, m.adoptions, m.requests, build,
+	m.registry.MustRegister(m.latency, m.duration, m.finished, m.claimed, m.redeliveries, m.adoptions, m.retries, m.requests, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -112,6 +116,11 @@ func (m *Metrics) Claimed(queue string, redelivered, adopted bool) {
 // Launched notes how long a run took from its publishing to its Job.
 func (m *Metrics) Launched(queue string, sincePublished time.Duration) {
 	m.latency.WithLabelValues(queue).Observe(sincePublished.Seconds())
+}
+
+// Retried counts an attempt that is followed by another.
+func (m *Metrics) Retried(queue string, reason run.Reason) {
+	m.retries.WithLabelValues(queue, string(reason)).Inc()
 }
 
 // Finished counts a run that is over.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -25,6 +26,10 @@ var (
 // already is that run: duplicate is true, and nothing was stored. It is safe
 // to repeat.
 func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (duplicate bool, err error) {
+	return publishAttempt(ctx, js, request, 1)
+}
+
+func publishAttempt(ctx context.Context, js jetstream.JetStream, request run.Request, attempt int) (duplicate bool, err error) {
 	data, err := request.Encode()
 	if err != nil {
 		return false, fmt.Errorf("encode request: %w", err)
@@ -32,9 +37,9 @@ func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (
 	if most := js.Conn().MaxPayload(); int64(len(data)) > most {
 		return false, fmt.Errorf("%w: %d bytes against a limit of %d; put what is large into the image or a store, or raise max_payload on the server", ErrTooLarge, len(data), most)
 	}
-	message := nats.NewMsg(Subject(request.Queue, request.ID, 1))
+	message := nats.NewMsg(Subject(request.Queue, request.ID, attempt))
 	message.Data = data
-	ack, err := js.PublishMsg(ctx, message, jetstream.WithMsgID(request.ID), jetstream.WithExpectStream(Stream))
+	ack, err := js.PublishMsg(ctx, message, jetstream.WithMsgID(messageID(request.ID, attempt)), jetstream.WithExpectStream(Stream))
 	var api *jetstream.APIError
 	switch {
 	case err == nil:
@@ -48,6 +53,15 @@ func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (
 	default:
 		return false, fmt.Errorf("publish run %s: %w", request.ID, err)
 	}
+}
+
+// messageID is what the server knows a message by, within the duplicate
+// window: the run's id, and from the second attempt on that and the attempt.
+func messageID(id string, attempt int) string {
+	if attempt > 1 {
+		id += "." + strconv.Itoa(attempt)
+	}
+	return id
 }
 
 // streamStoreFailed is the server's one error code for a stream that holds as

@@ -69,8 +69,18 @@ type Launch struct {
 	// Known is the Job as recorded by whoever held the run before, with its
 	// UID; nil when no Job is known to exist. A known Job is only ever
 	// adopted: if it is gone, somebody deleted it, and making it again
-	// would run the attempt twice.
+	// would run the attempt twice. A known Job without a UID stands for any
+	// that is there for this attempt.
 	Known *Job
+}
+
+// Cancellation asks for a run to be stopped: this attempt, or any before it. A
+// later attempt is a new wish to run.
+type Cancellation struct {
+	Queue       string    `json:"queue"`
+	ID          string    `json:"id"`
+	Attempt     int       `json:"attempt"`
+	RequestedAt time.Time `json:"requestedAt"`
 }
 
 // LaunchError is why a launcher could not make or find a Job. Whether trying

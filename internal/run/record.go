@@ -37,6 +37,11 @@ type Run struct {
 	// Request is kept for replay; its secrets are not in it. It is nil when
 	// the message could not be decoded.
 	Request *Request `json:"request,omitempty"`
+	// NextAttemptAt is when a run that waits for its next attempt is queued
+	// again.
+	NextAttemptAt *time.Time `json:"nextAttemptAt,omitempty"`
+	// Spent is what the run has used of its retries.
+	Spent Budget `json:"spent,omitzero"`
 	// Sequence is the message's place in the RUNS stream, by which a
 	// redelivery is told from a second message for the same id.
 	Sequence uint64 `json:"sequence,omitempty"`
@@ -49,6 +54,10 @@ type Change struct {
 	At      time.Time `json:"at"`
 	// Owner is the dispatcher that made the change.
 	Owner string `json:"owner,omitempty"`
+	// Reason, ExitCode and Job are those of an attempt that ended so.
+	Reason   Reason `json:"reason,omitempty"`
+	ExitCode *int   `json:"exitCode,omitempty"`
+	Job      string `json:"job,omitempty"`
 }
 
 // TransitionError tells of a change that the table does not allow.
@@ -109,6 +118,30 @@ func (r *Run) Observe(seen Observation, at time.Time) (changed bool) {
 		r.FinishedAt = &seen.FinishedAt
 	}
 	return changed
+}
+
+// Again turns a run whose attempt is over into one that waits for its next
+// attempt, which begins at the time given, or at once.
+func (r *Run) Again(at, now time.Time) error {
+	if !r.State.CanBecome(Queued) {
+		return &TransitionError{From: r.State, To: Queued}
+	}
+	if len(r.History) > 0 {
+		last := &r.History[len(r.History)-1]
+		last.Reason, last.ExitCode = r.Reason, r.ExitCode
+		if r.Job != nil {
+			last.Job = r.Job.Name
+		}
+	}
+	r.Attempt++
+	if err := r.Become(Queued, now); err != nil {
+		return err
+	}
+	r.Job, r.ExitCode, r.StartedAt, r.FinishedAt, r.NextAttemptAt = nil, nil, nil, nil, nil
+	if at.After(now) {
+		r.NextAttemptAt = &at
+	}
+	return nil
 }
 
 // Explain joins a sentence on what happened with the reason's sentence on what

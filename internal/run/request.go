@@ -51,6 +51,9 @@ type Request struct {
 	// Timeout is how long the run may take from the start of its container;
 	// left out or 0, as long as the operator allows.
 	Timeout Duration `json:"timeout,omitempty"`
+	// Retry says when a run that failed is tried again by itself. Left out,
+	// only failures of the cluster are, from a budget of the operator's.
+	Retry Retry `json:"retry,omitzero"`
 	// Labels are put on the Job and its pods, and shown with the run.
 	Labels map[string]string `json:"labels,omitempty"`
 	// Annotations are put on the Job and its pods.

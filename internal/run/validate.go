@@ -110,6 +110,7 @@ func (r Request) Validate() error {
 	} else if r.Timeout > MaxTimeout {
 		v.add("timeout", "must be at most %s", MaxTimeout)
 	}
+	v.retry(r.Retry)
 	v.labels("labels", r.Labels, true)
 	v.labels("annotations", r.Annotations, false)
 	return v.err()
@@ -187,6 +188,23 @@ func (v *validation) pod(pod Pod) {
 	}
 	if name := pod.PriorityClassName; name != "" && !isDNSName(name) {
 		v.add("pod.priorityClassName", "is not the name of a priority class: lower-case letters, digits, '-' and '.'")
+	}
+}
+
+func (v *validation) retry(retry Retry) {
+	if retry.Attempts < 0 || retry.Attempts > MaxAttempts {
+		v.add("retry.attempts", "must be from 0 to %d", MaxAttempts)
+	}
+	if retry.First < 0 || retry.Most < 0 {
+		v.add("retry", "has a wait that is negative")
+	}
+	if retry.First > 0 && retry.Most > 0 && retry.First > retry.Most {
+		v.add("retry.first", "is longer than retry.most")
+	}
+	for i, reason := range retry.Reasons {
+		if !slices.Contains(Reasons(), reason) {
+			v.add(fmt.Sprintf("retry.reasons[%d]", i), "%.40q is not a reason; there are %v", string(reason), Reasons())
+		}
 	}
 }
 

@@ -213,6 +213,19 @@ func (s *Store) KeepRequest(ctx context.Context, queue, id string, data []byte) 
 	return nil
 }
 
+// Request returns a request as it was published, if it is still kept, or
+// [run.ErrNotFound].
+func (s *Store) Request(ctx context.Context, queue, id string) ([]byte, error) {
+	entry, err := s.requests.Get(ctx, key(queue, id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, fmt.Errorf("request of run %s: %w", id, run.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read request of run %s: %w", id, err)
+	}
+	return entry.Value(), nil
+}
+
 // isFull reports whether a stream refused a message for the number of messages
 // that it may hold, be it in all or of one subject.
 func isFull(err error) bool {

@@ -196,9 +196,8 @@ func (c *Client) Watch(ctx context.Context, id string, changed func(Run) bool) e
 		if record, lookup = queue.Waiting(ctx, c.js, id); lookup == nil {
 			goingOn = changed(record)
 		} else if errors.Is(lookup, ErrNotFound) {
-			record, lookup = c.Get(ctx, id) // taken up and ended meanwhile?
-			if lookup == nil {
-				return // the watch reports it
+			if _, lookup = c.Get(ctx, id); lookup == nil {
+				return // taken up meanwhile; the watch reports it
 			}
 		}
 		if lookup != nil || !goingOn {

@@ -49,6 +49,7 @@ func (a *app) demo(ctx context.Context) (err error) {
 		return err
 	}
 	settings.HTTP.Addr = "127.0.0.1:0"
+	settings.Queues.More = config.QueueLimits{{Name: demoQueue, Limit: demoLimit, Explicit: true}}
 	dir, err := os.MkdirTemp("", "ropewalk-demo-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the demonstration: %w", err)
@@ -73,9 +74,6 @@ func (a *app) demo(ctx context.Context) (err error) {
 // returns an error if anything was not as it should be.
 func (a *app) demonstrate(ctx context.Context, js jetstream.JetStream) error {
 	out, c, runs := newScreen(a.stdout), client.New(js), demoRuns()
-	if err := c.SetConcurrency(ctx, demoQueue, demoLimit); err != nil {
-		return err
-	}
 	_, _ = fmt.Fprintf(out, "A NATS server, a dispatcher and a queue that runs %d at a time are up. %s are submitted:\n\n", demoLimit, plural(len(runs), "run"))
 	for _, wanted := range runs {
 		if err := wanted.submit(ctx, js, c); err != nil {

@@ -25,7 +25,7 @@ type Request struct {
 	// wildcards.
 	Sequence uint64 `json:"seq,omitempty"`
 	Subject  string `json:"next_by_subj,omitempty"`
-	// Batch is the most messages to read.
+	// Batch is the most messages to read; left out, [MostSubjects].
 	Batch int `json:"batch,omitempty"`
 	// LastFor asks for the last message of every subject that matches one of
 	// these, at most 1,024 in all, instead of a range.
@@ -62,7 +62,11 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, request Req
 	inbox := conn.NewInbox()
 	// The channel holds a whole answer: a message that found it full would
 	// be dropped by the client as a slow consumer.
-	replies := make(chan *nats.Msg, max(request.Batch, MostSubjects)+1)
+	most := request.Batch
+	if most == 0 {
+		most = MostSubjects
+	}
+	replies := make(chan *nats.Msg, most+1)
 	subscription, err := conn.ChanSubscribe(inbox, replies)
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", stream, err)

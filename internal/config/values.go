@@ -122,6 +122,8 @@ func parseServer(server string) (*url.URL, error) {
 		return nil, errors.New("has a scheme that is not nats, tls, ws or wss")
 	case parsed.Hostname() == "":
 		return nil, errors.New("names no host")
+	case strings.HasSuffix(parsed.Host, ":"):
+		return nil, errors.New("ends in a colon, where a port belongs; escape special characters of a password, or set it in ROPEWALK_NATS_PASSWORD")
 	case strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.Fragment != "":
 		return nil, errors.New("goes on after the host and port; escape special characters of a password, or set it in ROPEWALK_NATS_PASSWORD")
 	}
@@ -134,10 +136,14 @@ func (u URL) String() string {
 		return ""
 	}
 	servers := strings.Split(string(u), ",")
+	credentials := strings.Contains(string(u), "@")
 	for i, server := range servers {
 		parsed, err := parseServer(server)
 		switch {
 		case err != nil:
+			servers[i] = run.Redacted
+		case credentials && !strings.Contains(server, "@") && !strings.Contains(server, "://"):
+			// It may be a piece of a password that holds a comma.
 			servers[i] = run.Redacted
 		case parsed.User != nil:
 			servers[i] = parsed.Scheme + "://" + run.Redacted + "@" + parsed.Host

@@ -239,8 +239,8 @@ func (h *handling) say(ctx context.Context, message string) error {
 }
 
 func (h *handling) resolve(ctx context.Context) (string, error) {
-	image, err := "", error(nil)
-	err = h.patiently(ctx, func() (err error) {
+	var image string
+	err := h.patiently(ctx, func() (err error) {
 		image, err = h.config.Images.Resolve(ctx, h.request)
 		return err
 	})
@@ -290,14 +290,16 @@ func (h *handling) launch(ctx context.Context, launch run.Launch) error {
 }
 
 // waiting is how long to wait between tries at something that may work later.
-var waiting = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second}
+func waiting() retry.Policy {
+	return retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second}
+}
 
 // patiently repeats what may work later, the slot held, and shows in the record
 // what the run waits for. What lacks room in a quota is given up in the end: it
 // keeps others from running.
 func (h *handling) patiently(ctx context.Context, operation func() error) error {
 	var told error
-	err := retry.Do(ctx, waiting, func() error {
+	err := retry.Do(ctx, waiting(), func() error {
 		err := operation()
 		var refusal *run.LaunchError
 		switch {

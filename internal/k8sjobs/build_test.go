@@ -248,7 +248,7 @@ func TestTimeoutBecomesADeadline(t *testing.T) {
 		backoffLimit int32
 		pod, job     *int64
 	}{
-		"none asked for, none set":                 {},
+		"none asked for, none set":                 {pod: nil},
 		"asked for":                                {asked: time.Minute, pod: new(int64(60))},
 		"a part of a second counts as a whole one": {asked: 1001 * time.Millisecond, pod: new(int64(2))},
 		"none asked for, so the most":              {most: time.Hour, pod: new(int64(3600))},
@@ -429,7 +429,8 @@ func TestALeftOutConditionStatusIsTrue(t *testing.T) {
 
 func TestJobsAreTheSameOnlyForTheSameAttempt(t *testing.T) {
 	wanted, _ := build(t, restricted(), plain())
-	if err := same(wanted, wanted); err != nil {
+	launcher := launcherFor(t, "http://nowhere", nil)
+	if err := launcher.same(wanted, plain()); err != nil {
 		t.Errorf("a Job is not the same as itself: %v", err)
 	}
 	for sentence, test := range map[string]struct {
@@ -447,7 +448,7 @@ func TestJobsAreTheSameOnlyForTheSameAttempt(t *testing.T) {
 		t.Run(sentence, func(t *testing.T) {
 			found := wanted.DeepCopy()
 			test.edit(found)
-			err := same(found, wanted)
+			err := launcher.same(found, plain())
 			var refused *run.LaunchError
 			if !errors.As(err, &refused) || refused.Reason != run.InvalidRequest || refused.Temporary || !strings.Contains(refused.Message, test.says) {
 				t.Errorf("got %v, want it refused for good, saying %q", err, test.says)

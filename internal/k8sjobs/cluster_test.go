@@ -347,7 +347,7 @@ func adoption(s *scope) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if _, _, err := one.create(s.Context(), wanted); err != nil {
+	if _, _, err := one.create(s.Context(), launch, wanted); err != nil {
 		s.Fatal(err)
 	}
 	job, adopted, err := two.Launch(s.Context(), launch)
@@ -360,6 +360,13 @@ func adoption(s *scope) {
 	if err != nil || !adopted || again != job {
 		s.Fatalf("Launch = %+v, adopted %v, %v; want %+v", again, adopted, err, job)
 	}
+	// Whoever cancels a run may know no more than that there may be a Job.
+	found, adopted, err := two.Launch(s.Context(), run.Launch{Request: launch.Request, Attempt: 1, Known: &run.Job{}})
+	if err != nil || !adopted || found != job {
+		s.Fatalf("Launch = %+v, adopted %v, %v; want %+v", found, adopted, err, job)
+	}
+	_, _, err = two.Launch(s.Context(), run.Launch{Request: launch.Request, Attempt: 2, Known: &run.Job{}})
+	wantRefused(s, err, run.JobDeleted, false, "There is no Job")
 	first, second := f.end(run.Failed, run.AppError, "exit code 5"), s.follow(one, again).end(run.Failed, run.AppError, "exit code 5")
 	if !first.FinishedAt.Equal(second.FinishedAt) || !first.StartedAt.Equal(second.StartedAt) {
 		s.Errorf("the two saw %+v and %+v", first, second)

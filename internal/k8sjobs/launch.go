@@ -82,7 +82,9 @@ func (l *Launcher) Check(launch run.Launch) error {
 
 // Launch creates the Job of an attempt, or adopts the one that is there. Its
 // errors are a [*run.LaunchError], a [*run.InvalidError] or the context's. It
-// makes one request, two with secrets, and may be repeated.
+// makes one request, two with secrets, and may be repeated. A launch with a
+// Known Job only ever adopts: the Job of that UID, or, without one, whatever Job
+// the attempt may have made.
 //
 // A Job of ours that is being deleted is adopted like any other: what it made
 // may still run, and Follow says that it was deleted once it does not.
@@ -93,15 +95,15 @@ func (l *Launcher) Launch(ctx context.Context, launch run.Launch) (job run.Job, 
 	if launch.Known != nil && launch.Known.UID != "" {
 		return *launch.Known, true, l.adopt(ctx, *launch.Known)
 	}
+	if launch.Known != nil {
+		job, err := l.find(ctx, launch)
+		return job, true, err
+	}
 	wanted, secret, err := l.template.Build(launch)
 	if err != nil {
 		return run.Job{}, false, err
 	}
-	if launch.Known != nil {
-		job, err := l.find(ctx, wanted)
-		return job, true, err
-	}
-	job, adopted, err = l.create(ctx, wanted)
+	job, adopted, err = l.create(ctx, launch, wanted)
 	if err != nil {
 		return run.Job{}, false, err
 	}
@@ -115,12 +117,12 @@ func (l *Launcher) Launch(ctx context.Context, launch run.Launch) (job run.Job, 
 }
 
 // create makes the Job or finds that it is there.
-func (l *Launcher) create(ctx context.Context, wanted *batchv1.Job) (job run.Job, adopted bool, err error) {
+func (l *Launcher) create(ctx context.Context, launch run.Launch, wanted *batchv1.Job) (job run.Job, adopted bool, err error) {
 	found, err := l.createJob(ctx, wanted)
 	if apierrors.IsAlreadyExists(err) {
 		adopted = true
 		if found, err = l.getJob(ctx, wanted.Namespace, wanted.Name); err == nil {
-			err = same(found, wanted)
+			err = l.same(found, launch)
 		}
 	}
 	var foreign *run.LaunchError
@@ -134,16 +136,18 @@ func (l *Launcher) create(ctx context.Context, wanted *batchv1.Job) (job run.Job
 }
 
 // find finds the Job of an attempt that may have been made, with nobody left
-// to tell its UID.
-func (l *Launcher) find(ctx context.Context, wanted *batchv1.Job) (run.Job, error) {
-	found, err := l.getJob(ctx, wanted.Namespace, wanted.Name)
+// to tell its UID. It needs neither an image nor a policy that still allows the
+// request: both may have changed since.
+func (l *Launcher) find(ctx context.Context, launch run.Launch) (run.Job, error) {
+	name := run.JobName(launch.Request.ID, launch.Attempt)
+	found, err := l.getJob(ctx, l.template.settings.Namespace, name)
 	if apierrors.IsNotFound(err) {
-		return run.Job{}, &run.LaunchError{Reason: run.JobDeleted, Message: fmt.Sprintf("There is no Job %s.", wanted.Name)}
+		return run.Job{}, &run.LaunchError{Reason: run.JobDeleted, Message: fmt.Sprintf("There is no Job %s.", name)}
 	}
 	if err != nil {
 		return run.Job{}, refusedOr(ctx, err)
 	}
-	if err := same(found, wanted); err != nil {
+	if err := l.same(found, launch); err != nil {
 		return run.Job{}, err
 	}
 	return run.Job{Namespace: found.Namespace, Name: found.Name, UID: string(found.UID)}, nil
@@ -151,17 +155,18 @@ func (l *Launcher) find(ctx context.Context, wanted *batchv1.Job) (run.Job, erro
 
 // same refuses a Job that has our name and is not our own: adopting it would
 // report another's end as the run's.
-func same(found, wanted *batchv1.Job) error {
+func (l *Launcher) same(found *batchv1.Job, launch run.Launch) error {
 	var whose string
+	wanted := identity(l.template.settings.Instance, launch)
 	switch {
 	case found.Labels[LabelManagedBy] != ManagedBy:
 		whose = "was not made by Ropewalk"
-	case found.Labels[LabelInstance] != wanted.Labels[LabelInstance]:
+	case found.Labels[LabelInstance] != wanted[LabelInstance]:
 		whose = fmt.Sprintf("belongs to the Ropewalk instance %q", found.Labels[LabelInstance])
-	case found.Labels[LabelRunID] != wanted.Labels[LabelRunID], found.Labels[LabelQueue] != wanted.Labels[LabelQueue],
-		found.Labels[LabelAttempt] != wanted.Labels[LabelAttempt]:
+	case found.Labels[LabelRunID] != wanted[LabelRunID], found.Labels[LabelQueue] != wanted[LabelQueue],
+		found.Labels[LabelAttempt] != wanted[LabelAttempt]:
 		whose = fmt.Sprintf("belongs to attempt %s of run %s in queue %s", found.Labels[LabelAttempt], found.Labels[LabelRunID], found.Labels[LabelQueue])
-	case found.Annotations[AnnotationRequestHash] != wanted.Annotations[AnnotationRequestHash]:
+	case found.Annotations[AnnotationRequestHash] != launch.Request.Hash():
 		whose = "was made for another request with the same run id"
 	default:
 		return nil

@@ -90,7 +90,7 @@ func New(version string) *Metrics {
 
 // Watch adds what is asked of the sources at every scrape.
 func (m *Metrics) Watch(sources Sources) {
-	m.registry.MustRegister(&queueCollector{sources})
+	m.registry.MustRegister(newQueueCollector(sources))
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ropewalk_runs_held", Help: "Runs that this dispatcher holds.",
 	}, func() float64 { return float64(sources.Held()) }))
@@ -138,18 +138,27 @@ func (m *Metrics) Request(method, resource string, code int) {
 
 // queueCollector asks the NATS server how the queues stand. Every replica
 // reports the same: take max over the replicas, not sum.
-type queueCollector struct{ sources Sources }
+type queueCollector struct {
+	sources               Sources
+	waiting, inUse, limit *prometheus.Desc
+}
 
-var (
-	waitingDesc = prometheus.NewDesc("ropewalk_queue_waiting", "Runs that wait in the queue, over all replicas.", []string{"queue"}, nil)
-	inUseDesc   = prometheus.NewDesc("ropewalk_queue_slots_in_use", "Runs that hold a slot of the queue, over all replicas.", []string{"queue"}, nil)
-	limitDesc   = prometheus.NewDesc("ropewalk_queue_slots", "Slots of the queue, over all replicas.", []string{"queue"}, nil)
-)
+func newQueueCollector(sources Sources) *queueCollector {
+	queue := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, []string{"queue"}, nil)
+	}
+	return &queueCollector{
+		sources: sources,
+		waiting: queue("ropewalk_queue_waiting", "Runs that wait in the queue, over all replicas."),
+		inUse:   queue("ropewalk_queue_slots_in_use", "Runs that hold a slot of the queue, over all replicas."),
+		limit:   queue("ropewalk_queue_slots", "Slots of the queue, over all replicas."),
+	}
+}
 
-func (*queueCollector) Describe(descriptions chan<- *prometheus.Desc) {
-	descriptions <- waitingDesc
-	descriptions <- inUseDesc
-	descriptions <- limitDesc
+func (c *queueCollector) Describe(descriptions chan<- *prometheus.Desc) {
+	descriptions <- c.waiting
+	descriptions <- c.inUse
+	descriptions <- c.limit
 }
 
 func (c *queueCollector) Collect(metrics chan<- prometheus.Metric) {
@@ -158,12 +167,12 @@ func (c *queueCollector) Collect(metrics chan<- prometheus.Metric) {
 	defer cancel()
 	states, err := c.sources.Queues(ctx)
 	if err != nil {
-		metrics <- prometheus.NewInvalidMetric(waitingDesc, err)
+		metrics <- prometheus.NewInvalidMetric(c.waiting, err)
 		return
 	}
 	for _, state := range states {
-		metrics <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(state.Waiting), state.Queue)
-		metrics <- prometheus.MustNewConstMetric(inUseDesc, prometheus.GaugeValue, float64(state.InFlight), state.Queue)
-		metrics <- prometheus.MustNewConstMetric(limitDesc, prometheus.GaugeValue, float64(state.Limit), state.Queue)
+		metrics <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(state.Waiting), state.Queue)
+		metrics <- prometheus.MustNewConstMetric(c.inUse, prometheus.GaugeValue, float64(state.InFlight), state.Queue)
+		metrics <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(state.Limit), state.Queue)
 	}
 }

@@ -107,6 +107,10 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 	return &Store{js: js, records: records}, nil
 }
 
+// fewQueues is more than the queues in which one id can have a record: a second
+// one is taken for a duplicate of the first, but for a race.
+const fewQueues = 8
+
 func key(queue, id string) string { return queue + "." + id }
 
 // Lookup returns the record of a run and its revision, or [run.ErrNotFound].
@@ -115,7 +119,9 @@ func (s *Store) Lookup(ctx context.Context, id string) (run.Run, uint64, error) 
 	if !run.ValidID(id) {
 		return run.Run{}, 0, fmt.Errorf("run %q: %w", id, run.ErrNotFound)
 	}
-	messages, err := batchget.Get(ctx, s.js, recordStream, batchget.Request{LastFor: []string{recordSubjects + "*." + id}})
+	messages, err := batchget.Get(ctx, s.js, recordStream, batchget.Request{
+		LastFor: []string{recordSubjects + "*." + id}, Batch: fewQueues,
+	})
 	if err != nil {
 		return run.Run{}, 0, fmt.Errorf("look up run %s: %w", id, err)
 	}

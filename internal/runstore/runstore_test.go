@@ -38,6 +38,7 @@ func record(queue, id string) run.Run {
 }
 
 func must[T any](t *testing.T) func(T, error) T {
+	t.Helper()
 	return func(value T, err error) T {
 		t.Helper()
 		if err != nil {

@@ -49,7 +49,7 @@ func newWorld(t *testing.T, more rig.Settings) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "ropewalk-e2e-")
+	dir, err := os.MkdirTemp("", "ropewalk-e2e-") //nolint:usetesting // what is left after a failure must outlive the test
 	must(t, err)
 	w := &world{t: t, dir: dir}
 	t.Cleanup(w.keepLogs)

@@ -23,7 +23,11 @@ func TestProxyIsCutAndMended(t *testing.T) {
 	}
 	client := &http.Client{Transport: &http.Transport{}}
 	ask := func() string {
-		response, err := client.Get("http://" + proxy.Address())
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+proxy.Address(), http.NoBody)
+		if err != nil {
+			return err.Error()
+		}
+		response, err := client.Do(request)
 		if err != nil {
 			return err.Error()
 		}

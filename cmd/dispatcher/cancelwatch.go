@@ -49,10 +49,10 @@ func (w *cancelWatch) Run(ctx context.Context) error {
 		w.log.Warn().Err(err).Msg("cannot watch for cancellations, trying again")
 	})
 	_ = work.Wait() // nothing in it returns an error
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 func (w *cancelWatch) cancel(ctx context.Context, cancellation run.Cancellation) {

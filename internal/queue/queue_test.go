@@ -221,6 +221,12 @@ func TestAQueueThatAppearsIsServed(t *testing.T) {
 		begun <- delivery
 		return run.Done
 	})
+	// nats-server races with itself, harmlessly, when a stream is changed while
+	// a consumer is made on it; the race detector would blame us.
+	for served := false; !served; {
+		_, err := js.Consumer(t.Context(), Stream, ConsumerPrefix+"default")
+		served = err == nil
+	}
 	if err := definitions.Set(t.Context(), Definition{Name: "gpu", Concurrency: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -307,6 +313,9 @@ func TestWaitingRunsAreSeenInTheStream(t *testing.T) {
 	}
 	if _, err := Waiting(t.Context(), js, "r"); !errors.Is(err, run.ErrNotFound) {
 		t.Errorf("Waiting for an unknown id = %v", err)
+	}
+	if use, err := Use(t.Context(), js, Definition{Name: "gpu", Concurrency: 4}); err != nil || use.Waiting != 100 || use.InFlight != 0 || use.Limit != 4 {
+		t.Errorf("Use of a queue that nobody serves = %+v, %v; want 100 waiting and a limit of 4", use, err)
 	}
 	var ids []string
 	err = ListWaiting(t.Context(), js, "gpu", func(record run.Run) bool {

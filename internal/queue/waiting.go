@@ -73,7 +73,8 @@ type Usage struct {
 func Use(ctx context.Context, js jetstream.JetStream, definition Definition) (Usage, error) {
 	consumer, err := js.Consumer(ctx, Stream, ConsumerPrefix+definition.Name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return Usage{Limit: definition.Concurrency}, nil
+		waiting, err := unserved(ctx, js, definition.Name)
+		return Usage{Waiting: waiting, Limit: definition.Concurrency}, err
 	}
 	if err != nil {
 		return Usage{}, fmt.Errorf("look up queue %s: %w", definition.Name, err)
@@ -83,4 +84,21 @@ func Use(ctx context.Context, js jetstream.JetStream, definition Definition) (Us
 		Waiting: info.NumPending, InFlight: info.NumAckPending,
 		Limit: info.Config.MaxAckPending, Redelivered: info.NumRedelivered,
 	}, nil
+}
+
+// unserved counts the runs of a queue that has no consumer yet.
+func unserved(ctx context.Context, js jetstream.JetStream, queue string) (uint64, error) {
+	stream, err := js.Stream(ctx, Stream)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", Stream, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(Subjects+queue+".>"))
+	if err != nil {
+		return 0, fmt.Errorf("look up queue %s: %w", queue, err)
+	}
+	var waiting uint64
+	for _, messages := range info.State.Subjects {
+		waiting += messages
+	}
+	return waiting, nil
 }

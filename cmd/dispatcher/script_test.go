@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,6 +71,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      scriptExits,
 			"eventually": scriptEventually,
+			"until":      scriptUntil,
 			"nats":       scriptNATS,
 			"queues":     scriptQueues,
 			"publish":    scriptPublish,
@@ -113,6 +115,22 @@ func scriptEventually(ts *testscript.TestScript, _ bool, args []string) {
 		select {
 		case <-deadline:
 			ts.Fatalf("it never succeeds")
+		case <-ticker.C:
+		}
+	}
+}
+
+// scriptUntil runs a command again and again until its output matches a
+// pattern: until PATTERN COMMAND ARG...
+func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline, ticker := time.After(20*time.Second), time.NewTicker(50*time.Millisecond)
+	defer ticker.Stop()
+	for ts.Exec(args[1], args[2:]...) != nil || !pattern.MatchString(ts.ReadFile("stdout")) {
+		select {
+		case <-deadline:
+			ts.Fatalf("it never prints %s", args[0])
 		case <-ticker.C:
 		}
 	}

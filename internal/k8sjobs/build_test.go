@@ -248,12 +248,12 @@ func TestTimeoutBecomesADeadline(t *testing.T) {
 		backoffLimit int32
 		pod, job     *int64
 	}{
-		"none asked for, none set":                 {pod: nil},
-		"asked for":                                {asked: time.Minute, pod: new(int64(60))},
-		"a part of a second counts as a whole one": {asked: 1001 * time.Millisecond, pod: new(int64(2))},
-		"none asked for, so the most":              {most: time.Hour, pod: new(int64(3600))},
-		"as much as allowed":                       {asked: time.Hour, most: time.Hour, pod: new(int64(3600))},
-		"several pods share it":                    {asked: time.Minute, backoffLimit: 1, pod: new(int64(60)), job: new(int64(60))},
+		"none asked for, none set":    {pod: nil},
+		"asked for":                   {asked: time.Minute, pod: new(int64(60))},
+		"not a whole second":          {asked: 1001 * time.Millisecond, pod: new(int64(2))},
+		"none asked for, so the most": {most: time.Hour, pod: new(int64(3600))},
+		"as much as allowed":          {asked: time.Hour, most: time.Hour, pod: new(int64(3600))},
+		"several pods share it":       {asked: time.Minute, backoffLimit: 1, pod: new(int64(60)), job: new(int64(60))},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			settings, launch := restricted(), plain()

@@ -34,6 +34,9 @@ it; there is no isolation between runs.`,
 				return err
 			}
 			log := logging.New(a.stderr, settings.Log.Level, settings.Log.Format)
+			if settings.HTTP.Addr == ":8080" { // the default, which is for pods
+				settings.HTTP.Addr = "127.0.0.1:8080"
+			}
 			if !cmd.Flags().Changed("data") {
 				options.dataDir = settings.Launch.DataDir
 			}

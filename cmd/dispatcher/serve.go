@@ -124,12 +124,16 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	counters.Watch(metrics.Sources{Held: consumer.Held, Queues: func(ctx context.Context) ([]metrics.QueueState, error) {
 		return queueStates(ctx, js, definitions)
 	}})
-	http, err := health.Listen(settings.HTTP.Addr, health.Checks{"nats": func() error {
+	checks := health.Checks{"nats": func() error {
 		if !conn.IsConnected() {
 			return errors.New("not connected")
 		}
 		return nil
-	}}, counters.Handler())
+	}}
+	if cluster, ok := launching.(*k8sjobs.Launcher); ok {
+		checks["cluster"] = cluster.Trouble
+	}
+	http, err := health.Listen(settings.HTTP.Addr, checks, counters.Handler())
 	if err != nil {
 		return err
 	}

@@ -179,6 +179,9 @@ func (c *Client) Watch(ctx context.Context, id string, changed func(Run) bool) e
 	if id == "" {
 		return store.Watch(ctx, "", nil, changed)
 	}
+	if !run.ValidID(id) { // a wildcard would follow other runs
+		return fmt.Errorf("run %q: %w", id, ErrNotFound)
+	}
 	var (
 		seen    bool
 		lookup  error

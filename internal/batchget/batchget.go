@@ -42,6 +42,9 @@ type Message struct {
 	Operation string
 }
 
+// timeout bounds one request.
+const timeout = 5 * time.Second
+
 // MostSubjects is how many subjects the server answers for at once.
 const MostSubjects = 1024
 
@@ -54,6 +57,10 @@ const (
 // Get reads the messages that request asks for, in the order of the stream.
 // It returns what the server has, which may be fewer than asked for, or none.
 func Get(ctx context.Context, js jetstream.JetStream, stream string, request Request) ([]Message, error) {
+	// nats.go bounds its own requests like this. An answer that was lost with
+	// the connection would else be waited for forever.
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, fmt.Errorf("encode batch get: %w", err)
@@ -168,7 +175,9 @@ func between(ctx context.Context, js jetstream.JetStream, stream, subject string
 			all = append(all, message)
 			start = message.Sequence + 1
 		}
-		if len(messages) < batch {
+		// A short answer is not the end: the server also stops at a number of
+		// bytes.
+		if len(messages) == 0 {
 			return all, nil
 		}
 	}

@@ -27,59 +27,96 @@ const cancelMemory = 24 * time.Hour
 // cancellations are the wishes to stop runs that this process knows of, and the
 // runs under way here that can be stopped.
 type cancellations struct {
-	mu     sync.Mutex
-	wanted map[string]run.Cancellation
-	// handled has what interrupts each run under way, by attempt.
-	handled map[string]map[int]func()
+	mu      sync.Mutex
+	wanted  map[string]wish
+	handled map[string]map[*underWay]struct{}
+}
+
+// wish is a cancellation, and when this process was told of it: nobody else's
+// clock decides how long it is remembered.
+type wish struct {
+	attempt int
+	told    time.Time
+}
+
+// underWay is a run that is handled here.
+type underWay struct {
+	all       *cancellations
+	key       string
+	interrupt func()
+	// first is the attempt since which the run is wanted. A wish to stop that
+	// attempt holds for its retries, but not for a replay.
+	first int
 }
 
 func newCancellations() *cancellations {
-	return &cancellations{wanted: map[string]run.Cancellation{}, handled: map[string]map[int]func(){}}
+	return &cancellations{wanted: map[string]wish{}, handled: map[string]map[*underWay]struct{}{}}
 }
 
 func cancelKey(queue, id string) string { return queue + "." + id }
 
 // want notes a cancellation, and interrupts the run if it is under way here.
-func (c *cancellations) want(cancellation run.Cancellation, now time.Time) (underWay bool) {
+func (c *cancellations) want(cancellation run.Cancellation, now time.Time) (handled bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key := cancelKey(cancellation.Queue, cancellation.ID)
-	c.wanted[key] = cancellation
-	for old, entry := range c.wanted {
-		if now.Sub(entry.RequestedAt) > cancelMemory {
+	c.wanted[key] = wish{cancellation.Attempt, now}
+	// A few looks for each that is added forget old ones faster than new ones
+	// come.
+	looks := 4
+	for old, one := range c.wanted {
+		if now.Sub(one.told) > cancelMemory {
 			delete(c.wanted, old)
 		}
-		break // one a call keeps the map from growing
-	}
-	for attempt, interrupt := range c.handled[key] {
-		if attempt <= cancellation.Attempt {
-			interrupt()
-			underWay = true
+		if looks--; looks == 0 {
+			break
 		}
 	}
-	return underWay
+	for u := range c.handled[key] {
+		handled = u.check() || handled
+	}
+	return handled
 }
 
 // begin notes a run as under way, and interrupts it at once if it is to be
-// stopped. end must be called when it no longer is.
-func (c *cancellations) begin(delivery run.Delivery, interrupt func()) (end func()) {
+// stopped.
+func (c *cancellations) begin(delivery run.Delivery, interrupt func()) *underWay {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := cancelKey(delivery.Queue, delivery.ID)
-	if c.handled[key] == nil {
-		c.handled[key] = map[int]func(){}
+	u := &underWay{all: c, key: cancelKey(delivery.Queue, delivery.ID), interrupt: interrupt, first: delivery.Attempt}
+	if c.handled[u.key] == nil {
+		c.handled[u.key] = map[*underWay]struct{}{}
 	}
-	c.handled[key][delivery.Attempt] = interrupt
-	if wanted, ok := c.wanted[key]; ok && delivery.Attempt <= wanted.Attempt {
-		interrupt()
+	c.handled[u.key][u] = struct{}{}
+	u.check()
+	return u
+}
+
+// check interrupts the run if it is to be stopped. The lock is held.
+func (u *underWay) check() bool {
+	wanted, ok := u.all.wanted[u.key]
+	if !ok || wanted.attempt < u.first {
+		return false
 	}
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.handled[key], delivery.Attempt)
-		if len(c.handled[key]) == 0 {
-			delete(c.handled, key)
-		}
+	u.interrupt()
+	return true
+}
+
+// since tells since which attempt the run is wanted, as its record says.
+func (u *underWay) since(first int) {
+	u.all.mu.Lock()
+	defer u.all.mu.Unlock()
+	u.first = first
+	u.check()
+}
+
+// end notes that the run is no longer under way here.
+func (u *underWay) end() {
+	u.all.mu.Lock()
+	defer u.all.mu.Unlock()
+	delete(u.all.handled[u.key], u)
+	if len(u.all.handled[u.key]) == 0 {
+		delete(u.all.handled, u.key)
 	}
 }
 
@@ -93,7 +130,7 @@ func (d *Dispatcher) Cancel(ctx context.Context, cancellation run.Cancellation) 
 	}
 	record, revision, err := d.config.Store.Lookup(ctx, cancellation.ID)
 	switch {
-	case err == nil && (record.State != run.Queued || record.Attempt > cancellation.Attempt):
+	case err == nil && (record.State != run.Queued || record.FirstAttempt > cancellation.Attempt):
 		return nil // over, or for the dispatcher that holds it
 	case err == nil:
 		return d.cancelQueued(ctx, record, func(record run.Run) error {
@@ -110,7 +147,7 @@ func (d *Dispatcher) Cancel(ctx context.Context, cancellation run.Cancellation) 
 	if err != nil {
 		return err
 	}
-	h := &handling{config: d.config, delivery: delivery, log: d.config.Log}
+	h := &handling{config: d.config, delivery: delivery, log: d.config.Log, claimed: func(int) {}}
 	valid := h.read() == nil
 	if err := h.keep(ctx, valid); err != nil {
 		return err

@@ -24,8 +24,9 @@ import (
 type Store interface {
 	// Lookup returns a run's record and its revision, or [run.ErrNotFound].
 	Lookup(ctx context.Context, id string) (run.Run, uint64, error)
-	// Create and Update return the new revision, or [run.ErrConflict]. Both
-	// may be repeated with the same record after an error.
+	// Create and Update return the new revision, or [run.ErrConflict], or
+	// [run.ErrTooLarge]. Both may be repeated with the same record after an
+	// error.
 	Create(ctx context.Context, record run.Run) (uint64, error)
 	Update(ctx context.Context, record run.Run, revision uint64) (uint64, error)
 	// KeepRequest keeps a request as it was published, for replay, and
@@ -136,8 +137,10 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 	}
 	working, interrupt := context.WithCancelCause(ctx)
 	defer interrupt(nil)
-	defer d.cancels.begin(delivery, func() { interrupt(errCancelled) })()
-	decision, err := h.handle(working)
+	underWay := d.cancels.begin(delivery, func() { interrupt(errCancelled) })
+	defer underWay.end()
+	h.claimed = underWay.since
+	decision, err := h.handle(ctx, working)
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(working), errCancelled) {
 		decision, err = h.cancel(ctx)
 	}
@@ -162,7 +165,7 @@ func (h *handling) persist(ctx context.Context, operation func() error) error {
 	warned := false
 	err := retry.Do(ctx, retry.Network, func() error {
 		err := operation()
-		if errors.Is(err, run.ErrConflict) || errors.Is(err, run.ErrNotFound) {
+		if errors.Is(err, run.ErrConflict) || errors.Is(err, run.ErrNotFound) || errors.Is(err, run.ErrTooLarge) {
 			return retry.Permanent(err)
 		}
 		return err

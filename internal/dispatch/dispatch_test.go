@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
@@ -43,7 +44,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	_, js := natstest.Start(t)
+	return newWorldOn(t)
+}
+
+// newWorldOn is newWorld on a NATS server with other options.
+func newWorldOn(t *testing.T, options ...func(*server.Options)) *world {
+	t.Helper()
+	_, js := natstest.Start(t, options...)
 	store, err := runstore.Create(t.Context(), js, runstore.Config{Retention: time.Hour, RequestRetention: time.Hour, Replicas: 1})
 	if err != nil {
 		t.Fatal(err)

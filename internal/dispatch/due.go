@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
@@ -23,11 +24,7 @@ type Later interface {
 // next, if its policy or the operator's budget wants that. It changes the
 // record only; see [handling.finish].
 func (h *handling) retry(seen run.Observation) bool {
-	policy := run.Retry{}
-	if h.record.Request != nil {
-		policy = h.record.Request.Retry
-	}
-	wait, again := h.record.Spent.Spend(policy, h.config.InfrastructureRetries, seen, rand.Float64()) //nolint:gosec // a spread is no secret
+	wait, again := h.record.Spent.Spend(h.request.Retry, h.config.InfrastructureRetries, seen, rand.Float64()) //nolint:gosec // a spread is no secret
 	if !again {
 		return false
 	}
@@ -66,8 +63,14 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	}
 	waits := record.State == run.Queued && record.Attempt == due.Attempt
 	replayed := record.State.CanBecome(run.Queued) && record.Attempt+1 == due.Attempt
-	if !waits && !replayed {
-		return nil // cancelled meanwhile, or queued already
+	switch {
+	case waits, replayed:
+	case due.Attempt <= record.Attempt:
+		return nil // cancelled meanwhile, or taken up already
+	default:
+		// What we were told of the record may be older than what whoever
+		// asked for the attempt has seen.
+		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d", due.Attempt, record.State, record.Attempt)
 	}
 	request, err := d.request(ctx, record, due.Correction)
 	var unfit *unfitError
@@ -85,15 +88,26 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 		record.Image, record.Request = request.Image.Reference, &request
 		record.Labels = request.Labels
 		record.Spent = run.Budget{} // whoever replays a run gives it a new start
+		record.FirstAttempt = due.Attempt
 	}
 	record.NextAttemptAt = nil
 	record.Message = ""
 	// The record goes first: should we end here, the attempt is due again and
 	// is found waiting.
-	if _, err := d.config.Store.Update(ctx, record, revision); err != nil {
+	if revision, err = d.config.Store.Update(ctx, record, revision); err != nil {
 		return err
 	}
-	return d.config.Later.Queue(ctx, request, due.Attempt)
+	err = d.config.Later.Queue(ctx, request, due.Attempt)
+	var refused *run.InvalidError
+	switch {
+	case errors.As(err, &refused):
+		return d.refuse(ctx, record, revision, &unfitError{refused.Error()})
+	case errors.Is(err, run.ErrFull):
+		// Waiting here would keep other runs' attempts from their queues.
+		const later = 30 * time.Second
+		return d.config.Later.Schedule(ctx, run.Due{Queue: due.Queue, ID: due.ID, Attempt: due.Attempt}, d.config.Now().Add(later))
+	}
+	return err
 }
 
 // unfitError is why a run cannot be tried again.
@@ -109,10 +123,10 @@ func (d *Dispatcher) request(ctx context.Context, record run.Run, correction *ru
 		request = record.Request.Clone()
 	}
 	request.ID, request.Queue = record.ID, record.Queue
-	if len(request.SecretEnv) > 0 && (correction == nil || correction.Request == nil) {
+	if (record.Request == nil || len(request.SecretEnv) > 0) && (correction == nil || correction.Request == nil) {
 		kept, err := d.config.Store.Request(ctx, record.Queue, record.ID)
 		if errors.Is(err, run.ErrNotFound) {
-			return run.Request{}, &unfitError{"the secrets of the request are no longer kept (ROPEWALK_SECRET_RETENTION)"}
+			return run.Request{}, &unfitError{"the request with its secrets is no longer kept (ROPEWALK_SECRET_RETENTION)"}
 		}
 		if err != nil {
 			return run.Request{}, err
@@ -120,6 +134,10 @@ func (d *Dispatcher) request(ctx context.Context, record run.Run, correction *ru
 		published, err := run.Decode(kept)
 		if err != nil {
 			return run.Request{}, &unfitError{"the request as it was kept cannot be understood: " + err.Error()}
+		}
+		if record.Request == nil {
+			request = published
+			request.ID, request.Queue = record.ID, record.Queue
 		}
 		request.SecretEnv = published.SecretEnv
 	}
@@ -143,7 +161,7 @@ func (d *Dispatcher) refuse(ctx context.Context, record run.Run, revision uint64
 			return err
 		}
 		record.Reason, record.Message = run.InvalidRequest, run.Explain(run.InvalidRequest, said)
-	} else {
+	} else if !strings.Contains(record.Message, said) {
 		record.Message += " " + said
 	}
 	_, err := d.config.Store.Update(ctx, record, revision)

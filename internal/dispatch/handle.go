@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,7 +19,10 @@ type handling struct {
 	config   Config
 	delivery run.Delivery
 	launched func()
-	log      zerolog.Logger
+	// claimed is told the attempt since which the run is wanted, once that is
+	// known.
+	claimed func(first int)
+	log     zerolog.Logger
 
 	request run.Request
 	valid   bool // the request is
@@ -29,7 +33,10 @@ type handling struct {
 	confirmed time.Time
 }
 
-func (h *handling) handle(ctx context.Context) (run.Decision, error) {
+// handle does all the work under ctx, which also ends when the run is to be
+// cancelled, but for the launch itself: interrupted, it would leave open
+// whether the Job will yet appear.
+func (h *handling) handle(uninterrupted, ctx context.Context) (run.Decision, error) {
 	invalid := h.read()
 	h.valid = invalid == nil
 	finished, err := h.claim(ctx, h.valid)
@@ -45,6 +52,7 @@ func (h *handling) handle(ctx context.Context) (run.Decision, error) {
 		return h.reject(ctx, run.InvalidRequest, run.Explain(run.InvalidRequest, "The request is not valid: "+invalid.Error()+"."))
 	}
 	h.config.Fault("claimed")
+	h.claimed(h.record.FirstAttempt)
 
 	launch := run.Launch{Request: h.request, Attempt: h.delivery.Attempt, Known: h.record.Job}
 	if launch.Known == nil {
@@ -56,7 +64,7 @@ func (h *handling) handle(ctx context.Context) (run.Decision, error) {
 			return h.refused(ctx, err)
 		}
 	}
-	if err := h.launch(ctx, launch); err != nil {
+	if err := h.launch(uninterrupted, ctx, launch); err != nil {
 		return h.refused(ctx, err)
 	}
 	h.launched()
@@ -94,9 +102,6 @@ func (h *handling) read() error {
 // claim makes this dispatcher the owner of the run, on record. It reports
 // whether there is nothing left to do: the run is over, or is another message's.
 func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err error) {
-	if err := h.keep(ctx, valid); err != nil {
-		return false, err
-	}
 	for {
 		finished, err := h.tryClaim(ctx, valid)
 		if errors.Is(err, run.ErrConflict) && ctx.Err() == nil {
@@ -139,24 +144,36 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 		// may have ended before it was scheduled.
 		h.record = record
 		return true, h.schedule(ctx)
-	case record.State.Final() && h.delivery.Attempt <= record.Attempt, h.delivery.Attempt < record.Attempt:
-		h.log.Info().Str("state", string(record.State)).Msg("the run is over already")
+	case record.State.Final() && h.delivery.Attempt <= record.Attempt, h.delivery.Attempt < record.Attempt,
+		// A further attempt is for a run that is over without success. One
+		// beside an attempt that runs, or after success, would be a second run.
+		h.delivery.Attempt > record.Attempt && !record.State.CanBecome(run.Queued):
+		h.log.Info().Str("state", string(record.State)).Msg("there is nothing to do for this attempt of the run")
 		return true, nil
 	}
 	return false, h.claimAgain(ctx, record, revision, valid)
 }
 
 func (h *handling) claimNew(ctx context.Context, valid bool) error {
+	if err := h.keep(ctx, valid); err != nil {
+		return err
+	}
 	h.record = run.New(h.delivery)
 	h.record.Owner = h.config.Owner
 	h.describe(valid)
 	if valid {
 		h.become(run.Preparing)
 	}
-	err := h.persist(ctx, func() (err error) {
+	create := func() (err error) {
 		h.revision, err = h.config.Store.Create(ctx, h.record)
 		return err
-	})
+	}
+	err := h.persist(ctx, create)
+	if errors.Is(err, run.ErrTooLarge) {
+		if err = h.trim(ctx); err == nil {
+			err = h.persist(ctx, create)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -169,15 +186,21 @@ func (h *handling) claimNew(ctx context.Context, valid bool) error {
 // stopped, from ourselves, or as its next attempt.
 func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint64, valid bool) error {
 	adopted := record.Owner != h.config.Owner && record.State != run.Queued // a run that waits is nobody's
+	if record.Sequence != h.delivery.Sequence {                             // another message than the one it was claimed for
+		if err := h.keep(ctx, valid); err != nil {
+			return err
+		}
+	}
 	h.record, h.revision = record, revision
 	h.record.Owner, h.record.Sequence = h.config.Owner, h.delivery.Sequence
 	h.describe(valid)
 	if h.delivery.Attempt > record.Attempt {
-		h.record.Attempt, h.record.Job, h.record.ExitCode = h.delivery.Attempt, nil, nil
-		h.record.StartedAt, h.record.FinishedAt = nil, nil
-		if record.State.Final() {
-			h.become(run.Queued)
+		// Somebody has published a further attempt themselves.
+		now := h.config.Now().UTC()
+		if err := h.record.Again(now, now); err != nil {
+			return err // tryClaim has seen to it that this cannot be
 		}
+		h.record.Attempt, h.record.FirstAttempt = h.delivery.Attempt, h.delivery.Attempt
 		adopted = false
 	}
 	if h.record.State == run.Queued && valid {
@@ -216,17 +239,38 @@ func (h *handling) become(state run.State) {
 // save writes the record. [run.ErrConflict] means that the run is no longer
 // ours, and nothing more may be done to it.
 func (h *handling) save(ctx context.Context) error {
-	err := h.persist(ctx, func() (err error) {
+	update := func() (err error) {
 		revision, err := h.config.Store.Update(ctx, h.record, h.revision)
 		if err == nil {
 			h.revision = revision
 		}
 		return err
-	})
+	}
+	err := h.persist(ctx, update)
+	if errors.Is(err, run.ErrTooLarge) {
+		if err = h.trim(ctx); err == nil {
+			err = h.persist(ctx, update)
+		}
+	}
 	if err == nil {
 		h.confirmed = h.config.Now()
 	}
 	return err
+}
+
+// trim makes the record small enough for any server: a request may fill a
+// message to the brim, and the record says more than the request. What is taken
+// out is kept as it was published.
+func (h *handling) trim(ctx context.Context) error {
+	h.log.Warn().Msg("the request is too large to stand in the run's record; it is kept beside it")
+	h.record.Request, h.record.Labels = nil, nil
+	const most = 4096 // bytes
+	if len(h.record.Message) > most {
+		h.record.Message = strings.ToValidUTF8(h.record.Message[:most], "") + "…"
+	}
+	return h.persist(ctx, func() error {
+		return h.config.Store.KeepRequest(ctx, h.delivery.Queue, h.delivery.ID, h.delivery.Data)
+	})
 }
 
 // say shows what the run waits for in its record.
@@ -251,7 +295,7 @@ func (h *handling) resolve(ctx context.Context) (string, error) {
 }
 
 // launch makes the Job, or finds it, and records it.
-func (h *handling) launch(ctx context.Context, launch run.Launch) error {
+func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch) error {
 	var (
 		job     run.Job
 		adopted bool
@@ -265,9 +309,15 @@ func (h *handling) launch(ctx context.Context, launch run.Launch) error {
 				return err
 			}
 		}
-		job, adopted, err = h.config.Launcher.Launch(ctx, launch)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		job, adopted, err = h.config.Launcher.Launch(uninterrupted, launch)
 		return err
 	})
+	if err == nil {
+		err = ctx.Err() // to be cancelled, with a Job that is there for certain
+	}
 	if err != nil {
 		return err
 	}
@@ -376,8 +426,11 @@ func (h *handling) follow(ctx context.Context) (run.Decision, error) {
 			stop(err)
 		}
 	})
+	if cause := context.Cause(following); err != nil && cause != nil {
+		return "", cause
+	}
 	if err != nil {
-		return "", context.Cause(following)
+		return "", err
 	}
 	h.config.Fault("finished")
 	return h.finish(ctx, seen)

@@ -84,7 +84,7 @@ func Dial(ctx context.Context, options Options, log zerolog.Logger) (*nats.Conn,
 	if err != nil {
 		return nil, nil, explain(options.URL, err)
 	}
-	js, err := jetstream.New(conn)
+	js, err := jetstream.New(conn, jetstream.WithPublishAsyncTimeout(5*time.Second))
 	if err != nil {
 		conn.Close()
 		return nil, nil, fmt.Errorf("open JetStream: %w", err)

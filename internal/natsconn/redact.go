@@ -10,16 +10,17 @@ import (
 func redact(servers string) string {
 	list := strings.Split(servers, ",")
 	for i, server := range list {
-		parsed, err := url.Parse(strings.TrimSpace(server))
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server // as the NATS client does
+		}
+		parsed, err := url.Parse(server)
 		if err != nil {
 			list[i] = "(an address that is not a URL)"
 			continue
 		}
-		list[i] = parsed.Redacted()
-		if parsed.User != nil && parsed.Host != "" {
-			parsed.User = nil
-			list[i] = parsed.String()
-		}
+		parsed.User = nil
+		list[i] = parsed.String()
 	}
 	return strings.Join(list, ",")
 }

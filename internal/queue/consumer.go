@@ -111,6 +111,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 			queue := &served{consumer: c, newest: definition, changed: make(chan Definition, 1), log: c.config.Log.With().Str("queue", definition.Name).Logger()}
 			serving[definition.Name] = queue
 			queues.Go(func() { queue.run(ctx, definition) })
+		}, func(err error) {
+			c.config.Log.Error().Err(err).Msg("a queue's definition is wrong and is not followed; set it anew by dispatcher queue set")
 		})
 	}, func(err error, _ time.Duration) {
 		c.config.Log.Warn().Err(err).Msg("cannot watch the queues' definitions, trying again")
@@ -288,9 +290,22 @@ func (s *served) run(ctx context.Context, definition Definition) {
 		select {
 		case definition = <-s.changed:
 		case <-round.Done():
+			// The pull ended by itself. Should it do so again and again, it
+			// must not be at full speed.
+			pause(ctx, time.Second)
 		}
 		next()
 		pulling.Wait()
+	}
+}
+
+// pause returns after a while, or when ctx ends.
+func pause(ctx context.Context, while time.Duration) {
+	timer := time.NewTimer(while)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

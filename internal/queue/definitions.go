@@ -166,7 +166,7 @@ func (d *Definitions) Set(ctx context.Context, wanted Definition) error {
 }
 
 // ErrNoQueue: there is no queue of that name.
-var ErrNoQueue = errors.New("no such queue")
+var ErrNoQueue = run.ErrNoQueue
 
 // Get returns the definition of a queue, or [ErrNoQueue].
 func (d *Definitions) Get(ctx context.Context, name string) (Definition, error) {
@@ -242,7 +242,10 @@ func (d *Definitions) List(ctx context.Context) ([]Definition, error) {
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("list queues: %w", ctx.Err())
-		case entry := <-watcher.Updates():
+		case entry, open := <-watcher.Updates():
+			if !open {
+				return nil, errors.New("list queues: the connection to NATS was closed")
+			}
 			if entry == nil {
 				slices.SortFunc(all, func(a, b Definition) int { return strings.Compare(a.Name, b.Name) })
 				return all, nil
@@ -257,8 +260,9 @@ func (d *Definitions) List(ctx context.Context) ([]Definition, error) {
 }
 
 // Watch calls changed with every definition that there is, and then with each
-// new or changed one, until ctx ends. It survives reconnections.
-func (d *Definitions) Watch(ctx context.Context, changed func(Definition)) error {
+// new or changed one, until ctx ends; refused with what is none. It survives
+// reconnections.
+func (d *Definitions) Watch(ctx context.Context, changed func(Definition), refused func(error)) error {
 	watcher, err := d.bucket.WatchAll(ctx, jetstream.IgnoreDeletes())
 	if err != nil {
 		return fmt.Errorf("watch queues: %w", err)
@@ -277,7 +281,8 @@ func (d *Definitions) Watch(ctx context.Context, changed func(Definition)) error
 			}
 			definition, err := decodeDefinition(entry)
 			if err != nil {
-				return err
+				refused(err) // the queue goes on as it was; the others must not suffer
+				continue
 			}
 			changed(definition)
 		}
@@ -289,5 +294,9 @@ func decodeDefinition(entry jetstream.KeyValueEntry) (Definition, error) {
 	if err := json.Unmarshal(entry.Value(), &definition); err != nil {
 		return Definition{}, fmt.Errorf("decode queue %s: %w", entry.Key(), err)
 	}
-	return definition, nil
+	if definition.Name != entry.Key() {
+		return Definition{}, fmt.Errorf("the definition under the name %s is one of queue %q", entry.Key(), definition.Name)
+	}
+	// A limit of 0 would be taken by the server for none at all.
+	return definition, definition.Validate()
 }

@@ -79,9 +79,13 @@ func (d *Due) publish(ctx context.Context, subject string, due run.Due, options 
 	return nil
 }
 
-// Queue puts an attempt on its queue; see [Publish].
+// Queue puts an attempt on its queue; see [Publish]. What no later try can mend
+// is a [*run.InvalidError].
 func (d *Due) Queue(ctx context.Context, request run.Request, attempt int) error {
 	_, err := publishAttempt(ctx, d.js, request, attempt)
+	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoQueue) {
+		return &run.InvalidError{Problems: []run.Problem{{Message: err.Error()}}}
+	}
 	return err
 }
 
@@ -104,6 +108,7 @@ func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(conte
 			return nil // only ctx ends that loop
 		}
 		d.pull(ctx, consumer, log, handle)
+		pause(ctx, time.Second) // it ended by itself, which must not go on at full speed
 	}
 	return nil
 }
@@ -122,6 +127,9 @@ func (d *Due) pull(ctx context.Context, consumer jetstream.Consumer, log zerolog
 	for {
 		message, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn().Err(err).Msg("the pull of attempts that are due ended, beginning it anew")
+			}
 			return
 		}
 		work.Go(func() error {
@@ -129,6 +137,14 @@ func (d *Due) pull(ctx context.Context, consumer jetstream.Consumer, log zerolog
 			return nil
 		})
 	}
+}
+
+// tooOften reports whether a message has come so often that what it waits for
+// will not come to pass.
+func tooOften(message jetstream.Msg) bool {
+	const most = 100 // over three minutes
+	metadata, err := message.Metadata()
+	return err == nil && metadata.NumDelivered > most
 }
 
 // handle deals with one attempt, and removes its message for good: it may hold
@@ -143,20 +159,23 @@ func (d *Due) handle(ctx context.Context, message jetstream.Msg, log zerolog.Log
 	}
 	if err != nil {
 		log.Warn().Err(err).Str("subject", message.Subject()).Msg("dropping an attempt that cannot be understood")
-	} else if err := handle(ctx, due); err != nil {
+	} else if err := handle(ctx, due); err != nil && !tooOften(message) {
 		log.Warn().Err(err).Str("run_id", due.ID).Msg("cannot queue an attempt that is due, trying again")
 		const again = 2 * time.Second
 		_ = message.NakWithDelay(again) // should it fail, AckWait brings it back
 		return
 	}
+	// The message goes before its acknowledgement: should we end between the
+	// two, it is not left behind.
 	metadata, err := message.Metadata()
 	if err == nil {
-		if err = message.Ack(); err == nil {
-			var stream jetstream.Stream
-			if stream, err = d.js.Stream(ctx, DueStream); err == nil {
-				err = stream.DeleteMsg(ctx, metadata.Sequence.Stream)
-			}
+		var stream jetstream.Stream
+		if stream, err = d.js.Stream(ctx, DueStream); err == nil {
+			err = stream.DeleteMsg(ctx, metadata.Sequence.Stream)
 		}
+	}
+	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) {
+		err = message.Ack()
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && ctx.Err() == nil {
 		log.Warn().Err(err).Str("run_id", due.ID).Msg("cannot remove an attempt that was queued")

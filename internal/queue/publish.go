@@ -16,9 +16,9 @@ import (
 // Errors of [Publish], for errors.Is.
 var (
 	// ErrTooLarge: the request exceeds the server's payload limit.
-	ErrTooLarge = errors.New("the request is larger than the NATS server takes")
+	ErrTooLarge = run.ErrTooLarge
 	// ErrFull: the stream holds as much as it may.
-	ErrFull = errors.New("the queue is full")
+	ErrFull = run.ErrFull
 )
 
 // Publish puts a valid request on its queue. Once it returns nil, the request
@@ -44,6 +44,8 @@ func publishAttempt(ctx context.Context, js jetstream.JetStream, request run.Req
 	switch {
 	case err == nil:
 		return ack.Duplicate, nil
+	case errors.Is(err, nats.ErrMaxPayload): // with the headers it is
+		return false, fmt.Errorf("%w: put what is large into the image or a store, or raise max_payload on the server", ErrTooLarge)
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		return false, fmt.Errorf("%s: %w; see dispatcher queue list", request.Queue, ErrNoQueue)
 	case errors.As(err, &api) && api.ErrorCode == streamStoreFailed && strings.Contains(api.Description, "per subject"):

@@ -106,4 +106,14 @@ var (
 	ErrNotFound = errors.New("no such run")
 	// ErrConflict: somebody else has changed the record since it was read.
 	ErrConflict = errors.New("the run's record has changed meanwhile")
+	// ErrTooLarge: the NATS server does not take a message of that size.
+	ErrTooLarge = errors.New("the request is larger than the NATS server takes")
+)
+
+// What a queue answers to whoever publishes to it.
+var (
+	// ErrNoQueue: there is no queue of that name.
+	ErrNoQueue = errors.New("no such queue")
+	// ErrFull: the queue holds as much as it may; there may be room later.
+	ErrFull = errors.New("the queue is full")
 )

@@ -21,6 +21,9 @@ type Run struct {
 	ExitCode *int `json:"exitCode"`
 	// Attempt counts from 1.
 	Attempt int `json:"attempt"`
+	// FirstAttempt is the one that somebody asked for last, by submitting or
+	// replaying the run; those since are retries.
+	FirstAttempt int `json:"firstAttempt,omitempty"`
 	// Image is the reference that is run, as resolved.
 	Image string `json:"image"`
 	// Job is nil until one is known to exist.
@@ -71,7 +74,7 @@ func (e *TransitionError) Error() string {
 // alone.
 func New(delivery Delivery) Run {
 	return Run{
-		ID: delivery.ID, Queue: delivery.Queue, State: Queued, Attempt: delivery.Attempt,
+		ID: delivery.ID, Queue: delivery.Queue, State: Queued, Attempt: delivery.Attempt, FirstAttempt: delivery.Attempt,
 		QueuedAt: delivery.PublishedAt, Sequence: delivery.Sequence,
 		History: []Change{{State: Queued, Attempt: delivery.Attempt, At: delivery.PublishedAt}},
 	}

@@ -137,7 +137,7 @@ func (s *Store) Lookup(ctx context.Context, id string) (run.Run, uint64, error) 
 
 // Create stores the first record of a run and its place in the index, and
 // returns the record's revision; [run.ErrConflict] when there is a record
-// already. It may be called again with the same record after an error.
+// already, [run.ErrTooLarge] when the server does not take it. It may be called again with the same record after an error.
 func (s *Store) Create(ctx context.Context, record run.Run) (uint64, error) {
 	value, err := json.Marshal(record)
 	if err != nil {
@@ -150,8 +150,14 @@ func (s *Store) Create(ctx context.Context, record run.Run) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("index run %s: %w", record.ID, err)
 	}
-	revision, err := s.records.Create(ctx, key(record.Queue, record.ID), value)
+	var options []jetstream.KVCreateOpt
+	if record.State.Final() && s.retention > 0 { // it was cancelled while it waited
+		options = append(options, jetstream.KeyTTL(s.retention))
+	}
+	revision, err := s.records.Create(ctx, key(record.Queue, record.ID), value, options...)
 	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return 0, fmt.Errorf("record of run %s: %w", record.ID, run.ErrTooLarge)
 	case errors.Is(err, jetstream.ErrKeyExists):
 		if revision, err = s.own(ctx, record, value); err != nil {
 			return 0, err
@@ -190,6 +196,8 @@ func (s *Store) Update(ctx context.Context, record run.Run, revision uint64) (ui
 	switch {
 	case err == nil:
 		return ack.Sequence, nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		return 0, fmt.Errorf("record of run %s: %w", record.ID, run.ErrTooLarge)
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		return s.own(ctx, record, value)
 	default:

@@ -51,6 +51,7 @@ func (b *bench) inFlight(ctx context.Context, r *report) error {
 		result := &inFlightResult{
 			Runs: n, Idle: idle, Launched: launched, Held: held,
 			Own: map[string]int{}, Server: after.server - before.server,
+			RuntimeIdle: before.runtime, RuntimeHeld: after.runtime,
 		}
 		for kind, count := range after.own {
 			if more := count - before.own[kind]; more != 0 {
@@ -134,10 +135,12 @@ func residentMemory(pid int) (int, error) {
 }
 
 // counters are requests to the API server since the start, as the dispatcher
-// counts its own by verb and resource, and as the server counts them.
+// counts its own by verb and resource, and as the server counts them; and what
+// the dispatcher's runtime says of its memory.
 type counters struct {
-	own    map[string]int
-	server int
+	own     map[string]int
+	server  int
+	runtime map[string]float64
 }
 
 func (s *stage) counters(ctx context.Context) (counters, error) {
@@ -145,9 +148,14 @@ func (s *stage) counters(ctx context.Context) (counters, error) {
 	if err != nil {
 		return counters{}, err
 	}
-	c := counters{own: map[string]int{}}
+	c := counters{own: map[string]int{}, runtime: map[string]float64{}}
 	const name = "ropewalk_kube_api_requests_total"
 	for line := range strings.Lines(page) {
+		if field := strings.Fields(line); len(field) == 2 && (strings.HasPrefix(line, "go_memstats_") || strings.HasPrefix(line, "go_goroutines")) {
+			if value, err := strconv.ParseFloat(field[1], 64); err == nil {
+				c.runtime[field[0]] = value
+			}
+		}
 		labels, found := strings.CutPrefix(line, name+"{")
 		if !found {
 			continue

@@ -66,6 +66,10 @@ type inFlightResult struct {
 	// them itself; Server is their number as the API server counts them.
 	Own    map[string]int `json:"ownRequests"`
 	Server int            `json:"serverRequests"`
+	// What the Go runtime says of its memory and goroutines before, and at
+	// the end.
+	RuntimeIdle map[string]float64 `json:"runtimeIdle"`
+	RuntimeHeld map[string]float64 `json:"runtimeHeld"`
 }
 
 type waitingResult struct {
@@ -178,6 +182,7 @@ func (l *latencyResult) summary() []line {
 func (f *inFlightResult) summary() []line {
 	idle := median(f.Idle)
 	perRun := func(bytes float64) float64 { return (bytes - idle) / 1024 / float64(f.Runs) }
+	more := func(name string) float64 { return (f.RuntimeHeld[name] - f.RuntimeIdle[name]) / float64(f.Runs) }
 	settled := perRun(median(f.Held[len(f.Held)*3/4:]))
 	small := settled <= goalKiBPerRun
 	others, creates := 0, 0
@@ -199,6 +204,8 @@ func (f *inFlightResult) summary() []line {
 		{What: fmt.Sprintf("resident memory of an idle dispatcher (VmRSS), then with %d runs in flight", f.Runs), Ropewalk: fmt.Sprintf("%.1f MiB, %.1f MiB", idle/(1<<20), median(f.Held[len(f.Held)*3/4:])/(1<<20))},
 		{What: "memory per run above idle, right after the last launch", Ropewalk: fmt.Sprintf("%.1f KiB", perRun(median(f.Launched)))},
 		{What: "memory per run above idle, settled", Ropewalk: fmt.Sprintf("%.1f KiB", settled), Goal: fmt.Sprintf("≤ %.0f KiB", goalKiBPerRun), Met: &small},
+		{What: "of it live and not yet collected heap, stacks; goroutines per run", Ropewalk: fmt.Sprintf("%.1f KiB, %.1f KiB; %.1f",
+			more("go_memstats_heap_alloc_bytes")/1024, more("go_memstats_stack_inuse_bytes")/1024, more("go_goroutines"))},
 		{What: "API requests per run: creates", Ropewalk: fmt.Sprintf("%.3f", float64(creates)/float64(f.Runs))},
 		{What: "API requests per run: other than create and watch", Ropewalk: strings.TrimSpace(fmt.Sprintf("%.3f %s", perRunRequests, strings.Join(named, ", "))), Goal: "none", Met: &none},
 		{What: "API requests per run: all, as the API server counts them", Ropewalk: fmt.Sprintf("%.3f", float64(f.Server)/float64(f.Runs))},

@@ -97,7 +97,7 @@ func (s *stage) close() error {
 		return os.RemoveAll(s.dir)
 	}
 	// Also after an interrupt: the cluster is not ours alone.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	err := errors.Join(
 		s.bench.cluster.DeleteNamespace(ctx, s.namespace),

@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/google"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/singleflight"
@@ -39,6 +38,7 @@ type registries struct {
 	plain     []string
 	secrets   *PullSecrets
 	ecr       *ECR
+	google    googleIdentity
 	keep      time.Duration
 
 	asking singleflight.Group
@@ -173,7 +173,7 @@ func (r *registries) options(ctx context.Context) ([]remote.Option, *pullSecrets
 // process itself may do: Amazon's registries by the AWS SDK, Google's by
 // workload identity.
 func (r *registries) keychain(ctx context.Context) (authn.Keychain, *pullSecrets, error) {
-	clouds := authn.NewMultiKeychain(r.ecr, google.Keychain)
+	clouds := authn.NewMultiKeychain(r.ecr, &r.google)
 	if r.secrets == nil {
 		return clouds, nil, nil
 	}

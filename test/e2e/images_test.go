@@ -38,6 +38,7 @@ func building() rig.Settings {
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE": "true",
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY":    registry() + "/" + strings.ToLower("e2e-"+rand.Text()[:8]),
 		"ROPEWALK_IMAGE_PLAIN_HTTP":                            registry(),
+		"ROPEWALK_IMAGE_RESOLVE_DIGEST":                        "true",
 		"ROPEWALK_BUILDER_PRIVILEGED":                          "true",
 		"ROPEWALK_BUILDER_IMAGE":                               cmp.Or(os.Getenv("E2E_BUILDKIT"), "moby/buildkit:v0.25.2"),
 	}

@@ -36,6 +36,7 @@ type ECR struct {
 	mu      sync.Mutex
 	clients map[string]*ecr.Client // by region
 	tokens  map[string]ecrToken    // by host
+	exist   map[string]bool        // repositories that are known to, by full name
 }
 
 type ecrToken struct {
@@ -123,8 +124,11 @@ func (e *ECR) prepare(ctx context.Context, repository name.Repository) error {
 		return nil
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock() // so that many who want it at once ask once
+	if e.exist[repository.Name()] {
+		return nil
+	}
 	client, err := e.client(ctx, repository.RegistryStr())
-	e.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -137,5 +141,9 @@ func (e *ECR) prepare(ctx context.Context, repository name.Repository) error {
 	if err != nil && !errors.As(err, &exists) {
 		return fmt.Errorf("create the ECR repository %s: %w", repository.RepositoryStr(), err)
 	}
+	if e.exist == nil {
+		e.exist = map[string]bool{}
+	}
+	e.exist[repository.Name()] = true
 	return nil
 }

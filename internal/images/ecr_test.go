@@ -134,8 +134,8 @@ func TestECRTokensAreKeptWhileTheyAreGoodForAWhile(t *testing.T) {
 func TestECRRepositoriesAreMadeAndBuildersLogIn(t *testing.T) {
 	a, transport := newAmazon(t, 12*time.Hour)
 	c := &cluster{t: t, ends: []func(string) run.Observation{ends(run.Failed, run.AppError, 0)}}
-	r := resolver(t, Config{Transport: transport, Default: run.BuildImage, Builder: &Builder{Jobs: c, Registry: amazon, Repository: "ml/runner", FailureMemory: time.Hour}})
-	for range 2 { // the second time it is there already
+	for range 2 { // the second process finds that it is there already
+		r := resolver(t, Config{Transport: transport, Default: run.BuildImage, Builder: &Builder{Jobs: c, Registry: amazon, Repository: "ml/runner", FailureMemory: time.Hour}})
 		_, err := r.Resolve(t.Context(), wants(run.Image{Build: plainBuild}), quiet)
 		if why, message := reason(t, err); why != run.ImageBuildFailed || !strings.Contains(message, "exit code 1") {
 			t.Fatalf("%s: %s", why, message)

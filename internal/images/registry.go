@@ -91,6 +91,10 @@ func (r *registries) digest(ctx context.Context, reference name.Reference, fresh
 			return text, nil
 		}
 	}
+	if fresh {
+		// An answer that is on its way may be from before the build was pushed.
+		r.asking.Forget(key)
+	}
 	answer := r.asking.DoChan(key, func() (any, error) {
 		// Its own time limit: whoever asked first may go away before the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)

@@ -26,10 +26,10 @@ import (
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
-// guarded starts a registry that lets nobody in but user:right, and puts the
+// guarded starts a registry that lets nobody in but user:h0rse-battery, and puts the
 // image team/train:1 there. It needs the docker-registry of Debian, or another
 // build of distribution by that name.
-func guarded(t *testing.T, dir string) (host string) {
+func guarded(t *testing.T, dir, address string) (host string) {
 	t.Helper()
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
@@ -37,7 +37,10 @@ func guarded(t *testing.T, dir string) (host string) {
 	}
 	host, err = rig.FreeAddress()
 	must(t, err)
-	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
+	if address != "" {
+		host = address + host[strings.LastIndex(host, ":"):]
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte("h0rse-battery"), bcrypt.MinCost)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "htpasswd"), fmt.Appendf(nil, "user:%s\n", hash), 0o600))
 	config := fmt.Sprintf(`version: 0.1
@@ -61,7 +64,7 @@ auth: {htpasswd: {realm: test, path: %q}}
 	defer cancel()
 	must(t, rig.Poll(ctx, 100*time.Millisecond, func() error {
 		return remote.Write(reference, image, remote.WithContext(ctx), remote.WithTransport(transport),
-			remote.WithAuth(&authn.Basic{Username: "user", Password: "right"}))
+			remote.WithAuth(&authn.Basic{Username: "user", Password: "h0rse-battery"}))
 	}))
 	return host
 }
@@ -95,10 +98,10 @@ func (w *world) imageCheck(more rig.Settings, args ...string) answer {
 
 func TestRegistryThatAsksForALogin(t *testing.T) {
 	w := newImageWorld(t, nil)
-	host := guarded(t, w.dir)
-	w.pullSecret("right", host, "right")
+	host := guarded(t, w.dir, "")
+	w.pullSecret("right", host, "h0rse-battery")
 	w.pullSecret("wrong", host, "wr0ng")
-	w.pullSecret("elsewhere", "registry.example.com", "right")
+	w.pullSecret("elsewhere", "registry.example.com", "h0rse-battery")
 	reference := host + "/team/train:1"
 	for name, test := range map[string]struct {
 		secrets string
@@ -184,4 +187,36 @@ func TestBuildCopiesFromTheSubmittedFolder(t *testing.T) {
 		t.Errorf("the same files made %s; want %s", again.Image, first.Image)
 	}
 	w.onlyBuilder()
+}
+
+// A builder pushes to a registry that asks for a login with what the pull secret
+// says, and shows it nowhere. That the node then pulls from there is not asked:
+// it would need to be told of a registry over plain HTTP.
+func TestBuilderPushesWithTheLoginOfThePullSecret(t *testing.T) {
+	address, _, _ := strings.Cut(registry(), ":")
+	w := newImageWorld(t, rig.Settings{"ROPEWALK_IMAGE_PULL_SECRETS": "login", "ROPEWALK_IMAGE_PULL_GRACE": "1s"})
+	host := guarded(t, w.dir, address)
+	w.pullSecret("login", host, "h0rse-battery")
+	w.settings["ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY"] = host + "/built"
+	w.settings["ROPEWALK_IMAGE_PLAIN_HTTP"] = registry() + "," + host
+	w.serve(1)
+	request := built(base()+"RUN echo it is made\n", "true")
+	w.publish("default", "run", request)
+	record := w.over("run", 3*time.Minute)
+	if record.Reason == "ImageBuildFailed" || !strings.HasPrefix(record.Image, host+"/built/runner:") || !strings.Contains(record.Image, "@sha256:") {
+		t.Fatalf("the run is %s %s with image %s: %s", record.State, record.Reason, record.Image, record.Message)
+	}
+	job := w.onlyBuilder()
+	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	must(t, err)
+	log, err := parts.cluster.Client.CoreV1().Pods(w.namespace).GetLogs(pods.Items[0].Name, &corev1.PodLogOptions{}).DoRaw(w.within(20 * time.Second))
+	must(t, err)
+	if !strings.Contains(string(log), "it is made") {
+		t.Errorf("the builder's log is not the build's:\n%s", log)
+	}
+	for place, text := range map[string]string{"the Job": fmt.Sprintf("%+v", job), "the pods": fmt.Sprintf("%+v", pods.Items), "the log": string(log)} {
+		if strings.Contains(text, "h0rse-battery") {
+			t.Errorf("%s shows the password", place)
+		}
+	}
 }

@@ -73,7 +73,7 @@ func (s *Store) Get(ctx context.Context, reference string, most int) ([]byte, er
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, wrong(fmt.Sprintf("was not stored, or is gone: files are kept for %s", kept))
 	}
-	if err == nil && info.Size > uint64(most) { //nolint:gosec // it is positive
+	if err == nil && info.Size > uint64(most) {
 		return nil, wrong(fmt.Sprintf("has %d bytes, of which %d are taken", info.Size, most))
 	}
 	var data []byte

@@ -59,7 +59,7 @@ func (r *Resolver) target(build run.Build) (target, error) {
 	if err != nil {
 		return t, invalid("image.build.name", "makes no image reference below %s: %v", r.config.Builder.Registry, err)
 	}
-	t.image = parsed.(name.Tag) //nolint:errcheck,forcetypeassert // it has a tag and no digest
+	t.image = parsed.(name.Tag) // it has a tag and no digest
 	if build.Name != "" {
 		if refusal := r.config.Policy.refuses(t.image.Context()); refusal != "" {
 			return t, policyRefused("%s", refusal)
@@ -82,7 +82,7 @@ func (r *Resolver) build(ctx context.Context, wanted run.ImageRequest, waits fun
 		return "", err
 	}
 	var trouble string
-	for try := 0; try < mostTries; try++ {
+	for try := range mostTries {
 		found, err := r.registries.digest(ctx, t.image, try > 0)
 		if err == nil {
 			return r.built(ctx, t, found)

@@ -21,7 +21,7 @@ import (
 type cluster struct {
 	t *testing.T
 	// ends are called in turn as Jobs are followed to their end.
-	ends  []func(image string) run.Observation
+	ends  []end
 	words string
 
 	job     *batchv1.Job
@@ -30,6 +30,9 @@ type cluster struct {
 	deleted []string
 	ended   *run.Observation
 }
+
+// end makes the end of a builder, which may push the image first.
+type end func(image string) run.Observation
 
 func (c *cluster) Ensure(_ context.Context, job *batchv1.Job, secret *corev1.Secret) (run.Job, error) {
 	if c.job == nil {
@@ -56,7 +59,7 @@ func (c *cluster) Delete(_ context.Context, job run.Job) error {
 
 func (c *cluster) LastWords(context.Context, run.Job) (string, error) { return c.words, nil }
 
-func building(t *testing.T, p *place, ends ...func(string) run.Observation) (*Resolver, *cluster) {
+func building(t *testing.T, p *place, ends ...end) (*Resolver, *cluster) {
 	t.Helper()
 	c := &cluster{t: t, ends: ends, words: "step 1\nERROR: it went wrong\n"}
 	r := resolver(t, Config{Default: run.BuildImage, DigestCache: time.Minute, Builder: &Builder{
@@ -66,14 +69,15 @@ func building(t *testing.T, p *place, ends ...func(string) run.Observation) (*Re
 }
 
 // pushes is the end of a builder that did its work.
-func (p *place) pushes(t *testing.T) func(string) run.Observation {
+func (p *place) pushes(t *testing.T) end {
+	t.Helper()
 	return func(image string) run.Observation {
 		p.push(t, strings.TrimPrefix(image, p.host+"/"))
 		return run.Observation{State: run.Succeeded, FinishedAt: time.Now()}
 	}
 }
 
-func ends(state run.State, reason run.Reason, ago time.Duration) func(string) run.Observation {
+func ends(state run.State, reason run.Reason, ago time.Duration) end {
 	return func(string) run.Observation {
 		return run.Observation{State: state, Reason: reason, Message: "as it happened", ExitCode: new(1), FinishedAt: time.Now().Add(-ago)}
 	}
@@ -103,55 +107,55 @@ func TestBuildIsMadeOnceAndThenFound(t *testing.T) {
 
 func TestBuildersThatAreLostOrLeftOver(t *testing.T) {
 	for name, test := range map[string]struct {
-		ends   func(p *place, t *testing.T) []func(string) run.Observation
+		ends   func(pushes end) []end
 		wanted func(*run.ImageRequest)
 		made   int
 		says   string // "" when the image is built in the end
 	}{
 		"a builder whose node was lost is made anew": {
-			func(p *place, t *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Failed, run.NodeLost, 0), ends(run.Failed, run.Evicted, 0), p.pushes(t)}
+			func(pushes end) []end {
+				return []end{ends(run.Failed, run.NodeLost, 0), ends(run.Failed, run.Evicted, 0), pushes}
 			}, nil, 3, "",
 		},
 		"nodes that are lost forever are given up": {
-			func(*place, *testing.T) []func(string) run.Observation {
-				return slices.Repeat([]func(string) run.Observation{ends(run.Failed, run.NodeLost, 0)}, mostTries)
+			func(end) []end {
+				return slices.Repeat([]end{ends(run.Failed, run.NodeLost, 0)}, mostTries)
 			}, nil, mostTries, "not built in 5 tries",
 		},
 		"a success whose image is gone again is made anew": {
-			func(p *place, t *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Succeeded, "", time.Hour), p.pushes(t)}
+			func(pushes end) []end {
+				return []end{ends(run.Succeeded, "", time.Hour), pushes}
 			}, nil, 2, "",
 		},
 		"a failure is the failure of all who wait": {
-			func(*place, *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Failed, run.AppError, 0)}
+			func(end) []end {
+				return []end{ends(run.Failed, run.AppError, 0)}
 			}, nil, 1, "failed with exit code 1. Its last lines:\nstep 1\nERROR: it went wrong",
 		},
 		"a new run shares a failure of just now": {
-			func(*place, *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Failed, run.AppError, 30*time.Second)}
+			func(end) []end {
+				return []end{ends(run.Failed, run.AppError, 30*time.Second)}
 			}, nil, 1, "it went wrong",
 		},
 		"but not one of long ago": {
-			func(p *place, t *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Failed, run.AppError, time.Hour), p.pushes(t)}
+			func(pushes end) []end {
+				return []end{ends(run.Failed, run.AppError, time.Hour), pushes}
 			}, nil, 2, "",
 		},
 		"a replay tries again at once": {
-			func(p *place, t *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.Failed, run.AppError, 30*time.Second), p.pushes(t)}
+			func(pushes end) []end {
+				return []end{ends(run.Failed, run.AppError, 30*time.Second), pushes}
 			}, func(wanted *run.ImageRequest) { wanted.Attempt = 2 }, 2, "",
 		},
 		"a builder that took too long": {
-			func(*place, *testing.T) []func(string) run.Observation {
-				return []func(string) run.Observation{ends(run.TimedOut, run.DeadlineExceeded, 0)}
+			func(end) []end {
+				return []end{ends(run.TimedOut, run.DeadlineExceeded, 0)}
 			}, nil, 1, "failed: as it happened",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlace(t)
-			r, c := building(t, p, test.ends(p, t)...)
+			r, c := building(t, p, test.ends(p.pushes(t))...)
 			wanted := wants(run.Image{Build: plainBuild})
 			if test.wanted != nil {
 				test.wanted(&wanted)

@@ -79,21 +79,22 @@ func (e *ECR) token(ctx context.Context, host string) (authn.AuthConfig, error) 
 	if err != nil {
 		return authn.AuthConfig{}, fmt.Errorf("ask ECR for a token: %w", err)
 	}
-	for _, data := range answer.AuthorizationData {
-		decoded, err := base64.StdEncoding.DecodeString(aws.ToString(data.AuthorizationToken))
-		user, password, ok := strings.Cut(string(decoded), ":")
-		if err != nil || !ok {
-			return authn.AuthConfig{}, errors.New("ECR's token is not user:password in base64")
-		}
-		// A token that says no end is asked for anew each time.
-		token := ecrToken{authn.AuthConfig{Username: user, Password: password}, aws.ToTime(data.ExpiresAt)}
-		if e.tokens == nil {
-			e.tokens = map[string]ecrToken{}
-		}
-		e.tokens[host] = token
-		return token.auth, nil
+	if len(answer.AuthorizationData) == 0 {
+		return authn.AuthConfig{}, errors.New("ECR gave no token")
 	}
-	return authn.AuthConfig{}, errors.New("ECR gave no token")
+	data := answer.AuthorizationData[0] // there is one, for all that the caller may reach
+	decoded, err := base64.StdEncoding.DecodeString(aws.ToString(data.AuthorizationToken))
+	user, password, ok := strings.Cut(string(decoded), ":")
+	if err != nil || !ok {
+		return authn.AuthConfig{}, errors.New("ECR's token is not user:password in base64")
+	}
+	// A token that says no end is asked for anew each time.
+	token := ecrToken{authn.AuthConfig{Username: user, Password: password}, aws.ToTime(data.ExpiresAt)}
+	if e.tokens == nil {
+		e.tokens = map[string]ecrToken{}
+	}
+	e.tokens[host] = token
+	return token.auth, nil
 }
 
 // client needs the lock. There is one for each region.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -66,11 +67,9 @@ func (a *amazonECR) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "CreateRepository":
 		var asked struct{ RepositoryName, RegistryID string }
 		_ = json.NewDecoder(r.Body).Decode(&asked)
-		for _, known := range a.created {
-			if known == asked.RepositoryName {
-				answer(http.StatusBadRequest, map[string]any{"__type": "RepositoryAlreadyExistsException", "message": "it exists"})
-				return
-			}
+		if slices.Contains(a.created, asked.RepositoryName) {
+			answer(http.StatusBadRequest, map[string]any{"__type": "RepositoryAlreadyExistsException", "message": "it exists"})
+			return
 		}
 		a.created = append(a.created, asked.RepositoryName)
 		answer(http.StatusOK, map[string]any{"repository": map[string]any{"repositoryName": asked.RepositoryName}})
@@ -133,7 +132,7 @@ func TestECRTokensAreKeptWhileTheyAreGoodForAWhile(t *testing.T) {
 
 func TestECRRepositoriesAreMadeAndBuildersLogIn(t *testing.T) {
 	a, transport := newAmazon(t, 12*time.Hour)
-	c := &cluster{t: t, ends: []func(string) run.Observation{ends(run.Failed, run.AppError, 0)}}
+	c := &cluster{t: t, ends: []end{ends(run.Failed, run.AppError, 0)}}
 	for range 2 { // the second process finds that it is there already
 		r := resolver(t, Config{Transport: transport, Default: run.BuildImage, Builder: &Builder{Jobs: c, Registry: amazon, Repository: "ml/runner", FailureMemory: time.Hour}})
 		_, err := r.Resolve(t.Context(), wants(run.Image{Build: plainBuild}), quiet)

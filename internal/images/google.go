@@ -33,7 +33,7 @@ func (g *googleIdentity) Resolve(target authn.Resource) (authn.Authenticator, er
 		auth, err := google.NewEnvAuthenticator(context.Background())
 		if err != nil {
 			// No identity here: the registry says whether it needs one.
-			return authn.Anonymous, nil //nolint:nilerr // as said
+			return authn.Anonymous, nil
 		}
 		g.auth = auth
 	}

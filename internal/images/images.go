@@ -131,7 +131,7 @@ func (r *Resolver) Resolve(ctx context.Context, wanted run.ImageRequest, waits f
 func (r *Resolver) mode(image run.Image) (run.ImageMode, error) {
 	mode := image.Mode
 	if mode == "" {
-		has := map[run.ImageMode]bool{run.ReuseImage: image.Reference != "", run.BuildImage: image.Build != nil}
+		has := map[run.ImageMode]bool{run.ReuseImage: image.Reference != "", run.BuildImage: image.Build != nil, run.PrebuiltImage: false}
 		switch {
 		case has[r.config.Default]:
 			mode = r.config.Default

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log"
+	"log" //nolint:depguard // what the registry in memory takes
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -110,8 +110,7 @@ func quiet(string) {}
 // reason is why an image is not had: that of a LaunchError, or InvalidRequest.
 func reason(t *testing.T, err error) (run.Reason, string) {
 	t.Helper()
-	var invalid *run.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*run.InvalidError](err); ok {
 		return run.InvalidRequest, invalid.Error()
 	}
 	var refused *run.LaunchError

@@ -3,7 +3,9 @@ package images
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -118,11 +120,9 @@ func (r *pullSecrets) add(secret *corev1.Secret) error {
 		return fmt.Errorf("is of type %s, not kubernetes.io/dockerconfigjson", secret.Type)
 	}
 	if err != nil {
-		return fmt.Errorf("does not hold a docker configuration")
+		return errors.New("does not hold a docker configuration")
 	}
-	for registry, auth := range config.Auths {
-		r.auths[registry] = auth
-	}
+	maps.Copy(r.auths, config.Auths)
 	return nil
 }
 

@@ -53,11 +53,11 @@ type digest struct {
 
 // newTransport trusts the authorities of a PEM file besides the system's.
 func newTransport(caFile string) (http.RoundTripper, error) {
-	own := remote.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck,forcetypeassert // it is one
+	own := remote.DefaultTransport.(*http.Transport).Clone()
 	if caFile == "" {
 		return own, nil
 	}
-	pem, err := os.ReadFile(caFile) //nolint:gosec // the operator's own setting
+	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the registries' authorities: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ropewalk/ropewalk/internal/contexts"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
@@ -26,6 +27,7 @@ import (
 type (
 	Request    = run.Request
 	Image      = run.Image
+	Build      = run.Build
 	Pod        = run.Pod
 	Resources  = run.Resources
 	Toleration = run.Toleration
@@ -81,6 +83,13 @@ func (c *Client) Submit(ctx context.Context, request Request) (id string, duplic
 	}
 	duplicate, err = queue.Publish(ctx, c.js, request)
 	return request.ID, duplicate, err
+}
+
+// PutContext stores the files that a build copies from, a tar file that may be
+// compressed by gzip, and returns what belongs into [Build].Context. The same
+// file again is the same context. It is kept for a week.
+func (c *Client) PutContext(ctx context.Context, tar []byte) (string, error) {
+	return contexts.New(c.js).Put(ctx, tar)
 }
 
 // Get returns the record of a run, or [ErrNotFound].

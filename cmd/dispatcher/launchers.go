@@ -6,12 +6,12 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/ropewalk/ropewalk/internal/config"
 	"github.com/ropewalk/ropewalk/internal/k8sjobs"
 	"github.com/ropewalk/ropewalk/internal/localexec"
 	"github.com/ropewalk/ropewalk/internal/logging"
-	"github.com/ropewalk/ropewalk/internal/metrics"
 )
 
 func newLocalLauncher(settings *config.Config, log zerolog.Logger) (*localexec.Launcher, error) {
@@ -22,17 +22,18 @@ func newLocalLauncher(settings *config.Config, log zerolog.Logger) (*localexec.L
 	})
 }
 
+// newKubernetesClient reaches nothing yet.
+func newKubernetesClient(settings *config.Config, count func(verb, resource string, code int)) (kubernetes.Interface, error) {
+	return k8sjobs.NewClient(k8sjobs.ClientConfig{
+		Kubeconfig: os.Getenv("KUBECONFIG"), QPS: float32(settings.Kubernetes.QPS), Burst: settings.Kubernetes.Burst,
+		Version: version(), Count: count,
+	})
+}
+
 // newKubernetesLauncher reaches the cluster, says which, and refuses one that is
 // too old. A cluster that is away is no reason to end: it is waited for, and
 // runs show it.
-func newKubernetesLauncher(ctx context.Context, settings *config.Config, counters *metrics.Metrics, log zerolog.Logger) (*k8sjobs.Launcher, error) {
-	client, err := k8sjobs.NewClient(k8sjobs.ClientConfig{
-		Kubeconfig: os.Getenv("KUBECONFIG"), QPS: float32(settings.Kubernetes.QPS), Burst: settings.Kubernetes.Burst,
-		Version: version(), Count: counters.Request,
-	})
-	if err != nil {
-		return nil, err
-	}
+func newKubernetesLauncher(ctx context.Context, settings *config.Config, client kubernetes.Interface, log zerolog.Logger) (*k8sjobs.Launcher, error) {
 	launcher, err := k8sjobs.New(k8sjobs.Config{
 		Client: client, Settings: kubernetesSettings(settings), Log: log.With().Str(logging.Component, "k8sjobs").Logger(),
 	})

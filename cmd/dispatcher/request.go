@@ -24,6 +24,7 @@ type submission struct {
 	env, secretEnv, labels []string
 	requests, limits       []string
 	timeout                time.Duration
+	building
 }
 
 func (s *submission) flags(flags *pflag.FlagSet) {
@@ -33,6 +34,7 @@ func (s *submission) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.image, "image", "", "run this image, such as registry.example.com/team/train:1.4 (default: the dispatcher's `REF`)")
 	flags.StringArrayVarP(&s.env, "env", "e", nil, "set an environment variable, as `NAME[=VALUE]`; NAME alone takes the value that it has here (repeatable)")
 	flags.StringArrayVar(&s.secretEnv, "secret-env", nil, "the same for a secret, as `NAME[=VALUE]`; NAME alone keeps the value out of the shell's history (repeatable)")
+	s.building.flags(flags)
 	flags.DurationVar(&s.timeout, "timeout", 0, "stop the run when it takes longer than this `TIME`, such as 90s or 1h30m")
 	flags.StringArrayVarP(&s.labels, "label", "l", nil, "label the run, its Job and its pods with `NAME=VALUE` (repeatable)")
 	flags.StringArrayVar(&s.requests, "request", nil, "ask for a resource, such as cpu=500m or memory=1Gi, as `NAME=QUANTITY` (repeatable)")
@@ -65,6 +67,7 @@ func (s *submission) request(flags *pflag.FlagSet, command []string, stdin io.Re
 	}
 	none := func(string) (string, bool) { return "", false }
 	return request, errors.Join(
+		s.building.apply(&request, environment),
 		assign(&request.Env, "env", s.env, environment),
 		assign(&request.SecretEnv, "secret-env", s.secretEnv, environment),
 		assign(&request.Labels, "label", s.labels, none),

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/contexts"
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/health"
 	"github.com/ropewalk/ropewalk/internal/images"
@@ -100,7 +101,7 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
-	launching, resolver, err := newLauncher(ctx, settings, counters, log)
+	launching, resolver, err := newLauncher(ctx, settings, js, counters, log)
 	if err != nil {
 		return err
 	}
@@ -235,16 +236,20 @@ func queueStates(ctx context.Context, js jetstream.JetStream, definitions *queue
 
 // newLauncher makes the launcher that the settings choose, and the resolver of
 // images that goes with it.
-func newLauncher(ctx context.Context, settings *config.Config, counters *metrics.Metrics, log zerolog.Logger) (launcher, dispatch.Images, error) {
+func newLauncher(ctx context.Context, settings *config.Config, js jetstream.JetStream, counters *metrics.Metrics, log zerolog.Logger) (launcher, dispatch.Images, error) {
 	if settings.Launch.Launcher == config.LauncherLocal {
 		local, err := newLocalLauncher(settings, log)
 		return local, images.Unused{}, err
 	}
-	resolver, err := images.New(settings.Images.RunnerImage)
+	client, err := newKubernetesClient(settings, counters.Request)
 	if err != nil {
 		return nil, nil, err
 	}
-	kubernetes, err := newKubernetesLauncher(ctx, settings, counters, log)
+	kubernetes, err := newKubernetesLauncher(ctx, settings, client, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	resolver, err := newResolver(settings, client, kubernetes, contexts.New(js))
 	return kubernetes, resolver, err
 }
 

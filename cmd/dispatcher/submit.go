@@ -30,7 +30,8 @@ if it succeeded. Stopping to wait does not stop the run.`,
 		Example: `  dispatcher submit --wait -- echo hello
   dispatcher submit --image registry.example.com/team/train:1.4 --queue gpu \
     --limit nvidia.com/gpu=1 --timeout 2h --secret-env TOKEN -- python train.py
-  dispatcher submit -f request.yaml --id nightly-2030-01-31`,
+  dispatcher submit -f request.yaml --id nightly-2030-01-31
+  dispatcher submit --dockerfile Dockerfile --context . -- python train.py`,
 		Args: commandAfterDashes,
 	}
 	wanted.flags(cmd.Flags())
@@ -42,6 +43,9 @@ if it succeeded. Stopping to wait does not stop the run.`,
 			return &usageError{err}
 		}
 		return a.reach(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			if err := wanted.putContext(ctx, c, &request); err != nil {
+				return err
+			}
 			return a.submit(ctx, c, request, wait, *output)
 		})
 	}

@@ -21,6 +21,9 @@ var (
 	labelPattern      = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
 	capabilityPattern = regexp.MustCompile(`^[A-Z]+(_[A-Z]+)*$`)
 	yamlLinePattern   = regexp.MustCompile(`line \d+`)
+	hostPattern       = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*$`)
+	imagePattern      = regexp.MustCompile(`^[-A-Za-z0-9.*]+(:[0-9]{1,5})?(/[-a-z0-9._*]+)+$`)
 	regionPattern     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 )
 
@@ -45,6 +48,12 @@ func checkText(rule, text string) error {
 		return want(regionPattern.MatchString(text), "%.40q is not the name of a region", text)
 	case "registry":
 		return checkRegistry(text)
+	case "registry host":
+		return want(hostPattern.MatchString(text), "%.80q is not a registry's host, with a port if need be, such as registry.internal:5000", text)
+	case "repository":
+		return want(repositoryPattern.MatchString(text), "%.80q is not a repository: lower-case words with '/', '.', '_' or '-' between them", text)
+	case "image pattern":
+		return want(imagePattern.MatchString(text), "%.80q is not a pattern such as registry.example.com/team/** or docker.io/library/python; it has a registry in front and neither tag nor digest behind", text)
 	case "image":
 		return checkImage(text)
 	case "address":

@@ -28,6 +28,7 @@ type Config struct {
 	Kubernetes Kubernetes `title:"Kubernetes" about:"The cluster that Jobs are made in."`
 	Pod        Pod        `title:"Jobs and pods" about:"What the operator sets for the Job and pod of every run."`
 	Images     Images     `title:"Images" about:"Where the images of runs come from: the one that a request names is used again, or there is one prebuilt image, or they are built on demand."`
+	Builder    Builder    `title:"Builders" about:"How images are built on demand: each by one Job that runs BuildKit, however many runs and replicas want it."`
 	Logs       Logs       `title:"Logs of runs" about:"Whether logs are kept outside the pods."`
 	AWS        AWS        `title:"AWS" about:"What the AWS flavour needs besides."`
 
@@ -133,9 +134,32 @@ type Pod struct {
 
 // Images says which image runs use; [Images.Mode] tells the three ways apart.
 type Images struct {
-	BuildRunnerImage bool   `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE" default:"false" example:"true" meaning:"Whether runner images are built on demand and pushed to the registry."`
-	DockerRegistry   string `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY" check:"registry" needed:"when runner images are built" example:"internal-registry.mycompany.com/zenml" meaning:"Registry, with a path if need be, that built images are pushed to and pulled from."`
-	RunnerImage      string `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE" check:"image" example:"internal-registry.mycompany.com/zenml/zenml:0.94.0" meaning:"One prebuilt image for all runs whose request names none; it is not used when runner images are built."`
+	BuildRunnerImage bool          `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE" default:"false" example:"true" meaning:"Whether runner images are built on demand and pushed to the registry."`
+	DockerRegistry   string        `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY" check:"registry" needed:"when runner images are built" example:"internal-registry.mycompany.com/zenml" meaning:"Registry, with a path if need be, that built images are pushed to and pulled from."`
+	RunnerImage      string        `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE" check:"image" example:"internal-registry.mycompany.com/zenml/zenml:0.94.0" meaning:"One prebuilt image for all runs whose request names none; when runner images are built, only for requests that ask for it by mode prebuilt."`
+	Modes            []string      `envconfig:"ROPEWALK_IMAGE_MODES" default:"reuse,prebuilt,build" oneof:"reuse,prebuilt,build" example:"prebuilt" meaning:"The ways to an image that a request may ask for besides the default one; another is refused with PolicyRefused."`
+	Allow            []string      `envconfig:"ROPEWALK_IMAGE_ALLOW" check:"image pattern" example:"registry.example.com/ml/**,docker.io/library/python" meaning:"Repositories that a request's image may come from; * stands for a part between slashes or some of it, ** for any number of parts, and unset, any is allowed that is not denied."`
+	Deny             []string      `envconfig:"ROPEWALK_IMAGE_DENY" check:"image pattern" example:"docker.io/**" meaning:"Repositories that a request's image may not come from, even if ROPEWALK_IMAGE_ALLOW has them."`
+	ResolveDigest    bool          `envconfig:"ROPEWALK_IMAGE_RESOLVE_DIGEST" default:"true" example:"false" meaning:"Whether the registry is asked for an image's digest before launch, so that every attempt of a run has the same bytes; turn it off where dispatchers cannot reach the registries."`
+	DigestCache      time.Duration `envconfig:"ROPEWALK_IMAGE_DIGEST_CACHE" default:"1m" min:"0s" max:"24h" example:"10m" meaning:"How long a digest is taken to stay the one of its tag; for that long a moved tag may go unnoticed."`
+	PlainHTTP        []string      `envconfig:"ROPEWALK_IMAGE_PLAIN_HTTP" check:"registry host" example:"registry.internal:5000" meaning:"Registries that are spoken to over plain HTTP, by the dispatcher and by builders."`
+	CAFile           string        `envconfig:"ROPEWALK_IMAGE_CA_FILE" check:"file" example:"/etc/ropewalk/registry-ca.pem" meaning:"PEM file of the authorities that registries are checked against besides the system's; builders are given it for the registry that is pushed to."`
+}
+
+// Builder says how images are built.
+type Builder struct {
+	Image            string            `envconfig:"ROPEWALK_BUILDER_IMAGE" check:"image" example:"registry.example.com/moby/buildkit:v0.25.2-rootless" meaning:"Image of builders; unset, moby/buildkit:v0.25.2-rootless, without -rootless when builders are privileged."`
+	Privileged       bool              `envconfig:"ROPEWALK_BUILDER_PRIVILEGED" default:"false" example:"true" meaning:"Whether builders run as privileged containers, for clusters whose nodes cannot build rootless: a Dockerfile then runs with the node's own rights but for the namespaces around it."`
+	Repository       string            `envconfig:"ROPEWALK_BUILDER_REPOSITORY" default:"runner" check:"repository" example:"ml/runner" meaning:"Repository below the registry for built images whose request names none."`
+	Cache            string            `envconfig:"ROPEWALK_BUILDER_CACHE" default:"registry" oneof:"registry,none" example:"none" meaning:"Where builders keep layers for the next build: registry is the tag buildcache beside the image."`
+	Timeout          time.Duration     `envconfig:"ROPEWALK_BUILDER_TIMEOUT" default:"30m" min:"1s" max:"596523h" example:"1h" meaning:"How long a build may take."`
+	FailureMemory    time.Duration     `envconfig:"ROPEWALK_BUILDER_FAILURE_MEMORY" default:"5m" min:"0s" example:"30m" meaning:"How long a failed build answers for new runs that want the same image, before it is tried again; replaying a run tries it at once."`
+	ServiceAccount   string            `envconfig:"ROPEWALK_BUILDER_SERVICE_ACCOUNT" check:"dns name" example:"image-builder" meaning:"Service account of builders; unset, that of runs."`
+	Resources        run.Resources     `envconfig:"ROPEWALK_BUILDER_RESOURCES" example:"{\"requests\": {\"cpu\": \"1\", \"memory\": \"2Gi\"}}" meaning:"Resource requests and limits of a builder."`
+	NodeSelector     map[string]string `envconfig:"ROPEWALK_BUILDER_NODE_SELECTOR" example:"{\"node-pool\": \"builders\"}" meaning:"Labels that a node must have to get a builder; unset, those for runs."`
+	Tolerations      []run.Toleration  `envconfig:"ROPEWALK_BUILDER_TOLERATIONS" example:"[{\"key\": \"builders\", \"operator\": \"Exists\"}]" meaning:"Taints of nodes that builders tolerate; unset, those for runs."`
+	Mirrors          map[string]string `envconfig:"ROPEWALK_BUILDER_MIRRORS" example:"{\"docker.io\": \"mirror.example.com\"}" meaning:"Registries that builders ask first, by the registry that they stand for."`
+	PodTemplatePatch string            `envconfig:"ROPEWALK_BUILDER_POD_TEMPLATE_PATCH" check:"yaml object" example:"{\"spec\": {\"runtimeClassName\": \"gvisor\"}}" meaning:"Strategic merge patch that is laid over the pod template of builders last; the builder's container is called run."`
 }
 
 // Logs says whether the logs of runs are kept outside the pods.

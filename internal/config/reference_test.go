@@ -156,7 +156,7 @@ func TestAServersHelmValuesDropIn(t *testing.T) {
 		},
 		"building runner images": {
 			helmBuild, []func(*Config){plain, func(c *Config) {
-				c.Images = Images{BuildRunnerImage: true, DockerRegistry: "internal-registry.mycompany.com/zenml"}
+				c.Images.BuildRunnerImage, c.Images.DockerRegistry = true, "internal-registry.mycompany.com/zenml"
 			}}, ImageBuild, QueueLimit{"default", 2, false},
 		},
 		"a prebuilt runner image": {
@@ -172,7 +172,7 @@ func TestAServersHelmValuesDropIn(t *testing.T) {
 		},
 		"the full AWS configuration": {
 			helmFullAWS, []func(*Config){account(FlavourAWS, "zenml-workspace-namespace", "zenml-workspace-service-account"), func(c *Config) {
-				c.Images = Images{BuildRunnerImage: true, DockerRegistry: "339712793861.dkr.ecr.eu-central-1.amazonaws.com"}
+				c.Images.BuildRunnerImage, c.Images.DockerRegistry = true, "339712793861.dkr.ecr.eu-central-1.amazonaws.com"
 				c.Logs.ExternalLogs = true
 				c.AWS = AWS{Bucket: Bucket{"my-bucket", "run-template-logs"}, Region: "eu-central-1"}
 				c.Pod.Resources = small
@@ -195,7 +195,7 @@ func TestAServersHelmValuesDropIn(t *testing.T) {
 		},
 		"the AWS workload manager": {
 			helmManagerAWS, []func(*Config){account(FlavourAWS, "zenml-workload-manager", "zenml-runner"), func(c *Config) {
-				c.Images = Images{BuildRunnerImage: true, DockerRegistry: "<your-ecr-registry>"}
+				c.Images.BuildRunnerImage, c.Images.DockerRegistry = true, "<your-ecr-registry>"
 				c.Logs.ExternalLogs = true
 				c.AWS = AWS{Bucket: Bucket{"your-bucket", "zenml-logs"}, Region: "us-east-1"}
 				c.Pod.Resources, c.Pod.TTLSecondsAfterFinished, c.Queues.TemplateRuns = large, 86400, 5
@@ -203,7 +203,7 @@ func TestAServersHelmValuesDropIn(t *testing.T) {
 		},
 		"the GCP workload manager": {
 			helmManagerGCP, []func(*Config){account(FlavourGCP, "zenml-workload-manager", "zenml-runner"), func(c *Config) {
-				c.Images = Images{BuildRunnerImage: true, DockerRegistry: "<your-gcr-registry>"}
+				c.Images.BuildRunnerImage, c.Images.DockerRegistry = true, "<your-gcr-registry>"
 				c.Pod.Resources, c.Pod.TTLSecondsAfterFinished, c.Queues.TemplateRuns = large, 86400, 5
 			}}, ImageBuild, QueueLimit{"default", 5, true},
 		},

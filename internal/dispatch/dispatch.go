@@ -38,8 +38,10 @@ type Store interface {
 // Images decides which image a run uses.
 type Images interface {
 	// Resolve returns the reference to run. A [*run.LaunchError] says why
-	// there is none, and whether there may be later.
-	Resolve(ctx context.Context, request run.Request) (string, error)
+	// there is none, and whether there may be later. It may take minutes, as
+	// long as an image is built; it then calls waits, on its own goroutine and
+	// perhaps several times, with what it waits for.
+	Resolve(ctx context.Context, wanted run.ImageRequest, waits func(message string)) (string, error)
 }
 
 // Launcher makes the Job of an attempt and tells what becomes of it. internal/

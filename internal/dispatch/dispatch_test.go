@@ -100,8 +100,8 @@ func (w *world) dispatcher(owner string) *dispatch.Dispatcher {
 
 type anyImage struct{}
 
-func (anyImage) Resolve(_ context.Context, request run.Request) (string, error) {
-	return request.Image.Reference + "@resolved", nil
+func (anyImage) Resolve(_ context.Context, wanted run.ImageRequest, _ func(string)) (string, error) {
+	return wanted.Request.Image.Reference + "@resolved", nil
 }
 
 func (w *world) record(id string) run.Run {

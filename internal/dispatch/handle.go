@@ -282,10 +282,28 @@ func (h *handling) say(ctx context.Context, message string) error {
 	return h.save(ctx)
 }
 
+// resolve finds the image. While it waits for one to be built, the record shows
+// it and the launch worker is free for others.
 func (h *handling) resolve(ctx context.Context) (string, error) {
+	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt}
+	if strings.Contains(h.record.Image, "@") && h.record.Image != h.request.Image.Reference {
+		wanted.Known = h.record.Image
+	}
+	// What waits cannot save ends the resolving: the run is no longer ours, or
+	// we stop.
+	resolving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	var image string
 	err := h.patiently(ctx, func() (err error) {
-		image, err = h.config.Images.Resolve(ctx, h.request)
+		image, err = h.config.Images.Resolve(resolving, wanted, func(message string) {
+			h.launched()
+			if err := h.say(resolving, message); err != nil {
+				stop(err)
+			}
+		})
+		if err != nil && resolving.Err() != nil {
+			return retry.Permanent(context.Cause(resolving))
+		}
 		return err
 	})
 	if err == nil && image != "" {

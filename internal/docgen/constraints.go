@@ -36,12 +36,16 @@ func constrainRequest(request *jsonschema.Schema) {
 	id.Pattern, id.MaxLength = idPattern, new(uint64(run.MaxIDLength))
 	queue.Pattern, queue.MaxLength = queuePattern, new(uint64(run.MaxQueueLength))
 
-	reference := at(request.Definitions["Image"], "reference")
-	reference.Pattern = noSpace
-	// Without an image the prebuilt one is run, which needs to be told what.
+	constrainImage(request.Definitions)
+	// Without an image of its own the prebuilt one is run, which needs to be
+	// told what.
+	some := &jsonschema.Schema{MinLength: new(uint64(1))}
 	request.AnyOf = []*jsonschema.Schema{
 		having("command", &jsonschema.Schema{MinItems: new(uint64(1))}),
-		having("image", having("reference", &jsonschema.Schema{MinLength: new(uint64(1))})),
+		having("image", &jsonschema.Schema{
+			AnyOf: []*jsonschema.Schema{having("reference", some), having("build", &jsonschema.Schema{Type: "object"})},
+			Not:   having("mode", &jsonschema.Schema{Const: string(run.PrebuiltImage)}),
+		}),
 	}
 
 	command, args := at(request, "command"), at(request, "args")
@@ -60,6 +64,28 @@ func constrainRequest(request *jsonschema.Schema) {
 	labels(at(request, "labels"), true)
 	labels(at(request, "annotations"), false)
 	constrainPod(request.Definitions)
+}
+
+func constrainImage(definitions jsonschema.Definitions) {
+	image, build := definitions["Image"], definitions["Build"]
+	at(image, "reference").Pattern = noSpace
+	at(image, "mode").Enum = []any{"", string(run.ReuseImage), string(run.PrebuiltImage), string(run.BuildImage)}
+	needs := func(mode run.ImageMode, then *jsonschema.Schema) *jsonschema.Schema {
+		return &jsonschema.Schema{If: having("mode", &jsonschema.Schema{Const: string(mode)}), Then: then}
+	}
+	image.AllOf = []*jsonschema.Schema{
+		needs(run.ReuseImage, having("reference", &jsonschema.Schema{MinLength: new(uint64(1))})),
+		needs(run.BuildImage, having("build", &jsonschema.Schema{Type: "object"})),
+	}
+	at(build, "dockerfile").Pattern = `^[^\x00]*[^\s\x00][^\x00]*$`
+	args := at(build, "buildArgs")
+	args.PropertyNames = &jsonschema.Schema{Pattern: `^[A-Za-z_][A-Za-z0-9_]*$`}
+	args.AdditionalProperties.Pattern = noNUL
+	at(build, "platform").Pattern = `^([a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?)?$`
+	at(build, "context").Pattern = `^(sha256:[0-9a-f]{64})?$`
+	const part = `[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*`
+	at(build, "name").Pattern = `^(` + part + `(/` + part + `)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?)?$`
+	at(build, "name").MaxLength = new(uint64(200))
 }
 
 func constrainPod(definitions jsonschema.Definitions) {

@@ -1,50 +1,186 @@
-// Package images decides which image a run uses: the one that its request
-// names, or the prebuilt runner image of the operator. It makes sure that what
-// is given to the cluster is an image reference; it does not pull anything.
+// Package images decides which image a run uses, and makes it if need be: the
+// one that its request refers to, the operator's prebuilt one, or one that is
+// built from the request's Dockerfile, once for all runs that want it.
+//
+// References are held against the operator's policy and resolved to a digest,
+// so that every attempt of a run has the same bytes. Registries are spoken to
+// by go-containerregistry. The package pulls and builds nothing itself: nodes
+// pull, and builder Jobs build (see [Builder]). internal/dispatch calls it.
 package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
-// Resolver resolves the image of each request. The zero value knows no
-// prebuilt image.
-type Resolver struct{ prebuilt string }
+// The settings that messages of this package name.
+const (
+	settingPrebuilt = "ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE"
+	settingBuild    = "ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE"
+	settingModes    = "ROPEWALK_IMAGE_MODES"
+)
 
-// New returns a resolver. Prebuilt is the image of requests that name none; it
-// may be empty. A reference that is not one is an error.
-func New(prebuilt string) (*Resolver, error) {
-	if prebuilt != "" {
-		if _, err := name.ParseReference(prebuilt); err != nil {
-			return nil, fmt.Errorf("prebuilt runner image: %w", err)
-		}
-	}
-	return &Resolver{prebuilt}, nil
+// Config is what a [Resolver] works with.
+type Config struct {
+	// Prebuilt is the operator's runner image; it may be empty.
+	Prebuilt string
+	// Default is the mode of requests that leave it open, and Modes are those
+	// that a request may ask for besides.
+	Default run.ImageMode
+	Modes   []run.ImageMode
+	Policy  Policy
+	// ResolveDigest: ask the registry for digests, and take one for that of its
+	// tag for as long as DigestCache.
+	ResolveDigest bool
+	DigestCache   time.Duration
+	// PlainHTTP are registries without TLS; CAFile are more authorities.
+	PlainHTTP []string
+	CAFile    string
+	// Transport replaces the one to registries, for tests; CAFile goes unused.
+	Transport http.RoundTripper
+	// PullSecrets may be nil, where there is no cluster.
+	PullSecrets *PullSecrets
+	ECR         *ECR
+	// Builder is nil unless images are built.
+	Builder *Builder
 }
 
-// Resolve returns the reference that the request's container is to run. An
-// [*run.InvalidError] says why there is none.
-func (r *Resolver) Resolve(_ context.Context, request run.Request) (string, error) {
-	reference := request.Image.Reference
-	if reference == "" {
-		if r.prebuilt == "" {
-			return "", &run.InvalidError{Problems: []run.Problem{{
-				Field: "image", Message: "is missing, and the operator has set no prebuilt runner image (ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE)",
-			}}}
+// Resolver resolves the image of each request. It is safe for concurrent use.
+type Resolver struct {
+	config     Config
+	registries *registries
+}
+
+// New returns a resolver. It reaches nothing yet.
+func New(config Config) (*Resolver, error) {
+	transport := config.Transport
+	if transport == nil {
+		var err error
+		if transport, err = newTransport(config.CAFile); err != nil {
+			return nil, err
 		}
-		return r.prebuilt, nil
 	}
-	if _, err := name.ParseReference(reference); err != nil {
-		return "", &run.InvalidError{Problems: []run.Problem{{
-			Field: "image.reference", Message: fmt.Sprintf("%q is not an image reference such as registry.example.com/team/name:tag: %v", reference, err),
-		}}}
+	if config.ECR == nil {
+		config.ECR = &ECR{}
 	}
-	return reference, nil
+	r := &Resolver{config, &registries{
+		transport: transport, plain: config.PlainHTTP, secrets: config.PullSecrets, ecr: config.ECR, keep: config.DigestCache,
+	}}
+	if config.Prebuilt != "" {
+		if _, err := r.registries.parse(config.Prebuilt); err != nil {
+			return nil, fmt.Errorf("%s: %w", settingPrebuilt, err)
+		}
+	}
+	if config.Builder != nil {
+		if err := config.Builder.compile(r.registries); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Resolve returns the reference that the request's container is to run. A
+// [*run.InvalidError] or a [*run.LaunchError] says why there is none. As long as
+// it waits for a build it calls waits with the news.
+func (r *Resolver) Resolve(ctx context.Context, wanted run.ImageRequest, waits func(message string)) (string, error) {
+	mode, err := r.mode(wanted.Request.Image)
+	if err != nil {
+		return "", err
+	}
+	if mode == run.BuildImage {
+		return r.build(ctx, wanted, waits)
+	}
+	reference, parsed, err := r.existing(mode, wanted.Request.Image)
+	if err != nil || !r.config.ResolveDigest {
+		return reference, err
+	}
+	if _, pinned := parsed.(name.Digest); pinned {
+		return reference, nil
+	}
+	if strings.HasPrefix(wanted.Known, reference+"@") {
+		return wanted.Known, nil
+	}
+	found, err := r.registries.digest(ctx, parsed, false)
+	if errors.Is(err, errAbsent) {
+		return "", &run.LaunchError{Reason: run.ImagePullFailed, Message: fmt.Sprintf("The registry has no image %s.", reference)}
+	}
+	var refusal *run.LaunchError
+	if errors.As(err, &refusal) && refusal.Temporary {
+		hinted := *refusal
+		hinted.Message += " Where registries cannot be reached, ROPEWALK_IMAGE_RESOLVE_DIGEST=false launches without asking."
+		err = &hinted
+	}
+	if err != nil {
+		return "", err
+	}
+	return reference + "@" + found, nil
+}
+
+// mode is the way in which a request comes to its image: the one that it asks
+// for, else the operator's, if the request has what that takes, else the one
+// that it has something for.
+func (r *Resolver) mode(image run.Image) (run.ImageMode, error) {
+	mode := image.Mode
+	if mode == "" {
+		has := map[run.ImageMode]bool{run.ReuseImage: image.Reference != "", run.BuildImage: image.Build != nil, run.PrebuiltImage: false}
+		switch {
+		case has[r.config.Default]:
+			mode = r.config.Default
+		case has[run.ReuseImage]:
+			mode = run.ReuseImage
+		case has[run.BuildImage]:
+			mode = run.BuildImage
+		default:
+			mode = run.PrebuiltImage
+		}
+	}
+	if mode != r.config.Default && !slices.Contains(r.config.Modes, mode) {
+		return "", policyRefused("The request asks for an image by mode %s, which %s does not let a request ask for.", mode, settingModes)
+	}
+	switch {
+	case mode == run.BuildImage && r.config.Builder == nil:
+		return "", policyRefused("The request asks for an image to be built, and the operator has not set up building (%s).", settingBuild)
+	case mode == run.PrebuiltImage && r.config.Prebuilt == "" && r.config.Builder != nil:
+		return "", invalid("image", "has neither a reference nor a build, and the operator has set no prebuilt runner image (%s)", settingPrebuilt)
+	case mode == run.PrebuiltImage && r.config.Prebuilt == "":
+		return "", invalid("image", "is missing, and the operator has set no prebuilt runner image (%s)", settingPrebuilt)
+	}
+	return mode, nil
+}
+
+// existing is the reference of an image that is not built here.
+func (r *Resolver) existing(mode run.ImageMode, image run.Image) (string, name.Reference, error) {
+	reference := image.Reference
+	if mode == run.PrebuiltImage {
+		reference = r.config.Prebuilt
+	}
+	parsed, err := r.registries.parse(reference)
+	if err != nil {
+		return "", nil, invalid("image.reference", "%q is not an image reference such as registry.example.com/team/name:tag: %v", reference, err)
+	}
+	if mode == run.ReuseImage {
+		if refusal := r.config.Policy.refuses(parsed.Context()); refusal != "" {
+			return "", nil, policyRefused("%s", refusal)
+		}
+	}
+	return reference, parsed, nil
+}
+
+func invalid(field, format string, args ...any) error {
+	return &run.InvalidError{Problems: []run.Problem{{Field: field, Message: fmt.Sprintf(format, args...)}}}
+}
+
+func policyRefused(format string, args ...any) error {
+	return &run.LaunchError{Reason: run.PolicyRefused, Message: fmt.Sprintf(format, args...)}
 }
 
 // Unused is the resolver of launchers that run no images, such as processes on
@@ -52,6 +188,6 @@ func (r *Resolver) Resolve(_ context.Context, request run.Request) (string, erro
 type Unused struct{}
 
 // Resolve returns the request's own reference, if any.
-func (Unused) Resolve(_ context.Context, request run.Request) (string, error) {
-	return request.Image.Reference, nil
+func (Unused) Resolve(_ context.Context, wanted run.ImageRequest, _ func(string)) (string, error) {
+	return wanted.Request.Image.Reference, nil
 }

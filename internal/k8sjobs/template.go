@@ -131,7 +131,9 @@ func decodeStrictly(data []byte, into any) error {
 	return errors.Join(append(unknown, err)...)
 }
 
-// resources turns quantities as they are written into Kubernetes's.
+// Resources turns quantities as they are written into Kubernetes's.
+func Resources(written run.Resources) (corev1.ResourceRequirements, error) { return resources(written) }
+
 func resources(written run.Resources) (corev1.ResourceRequirements, error) {
 	requests, err := quantities("requests", written.Requests)
 	if err != nil {

@@ -62,14 +62,6 @@ type Request struct {
 	SubmittedAt time.Time `json:"submittedAt,omitzero"`
 }
 
-// Image says which image a run uses. The zero value is the prebuilt runner
-// image.
-type Image struct {
-	// Reference is an image that exists, such as
-	// "registry.example.com/team/train:1.4" or one with a digest.
-	Reference string `json:"reference,omitempty"`
-}
-
 // Pod holds what a caller may wish for its pod. Field for field it has the
 // meaning that Kubernetes gives to the same name.
 type Pod struct {

@@ -83,7 +83,7 @@ func (r Request) Validate() error {
 		v.add("queue", "must be at most %d lower-case letters, digits and '-', beginning and ending with a letter or digit", MaxQueueLength)
 	}
 	v.image(r.Image)
-	if r.Image == (Image{}) && len(r.Command) == 0 {
+	if r.Image.prebuilt() && len(r.Command) == 0 {
 		v.add("command", "is empty; the prebuilt runner image needs a command to run")
 	}
 	if len(r.Command) > 0 && r.Command[0] == "" {
@@ -127,12 +127,6 @@ func (v *validation) err() error {
 		return nil
 	}
 	return &InvalidError{Problems: v.problems}
-}
-
-func (v *validation) image(image Image) {
-	if strings.ContainsAny(image.Reference, " \t\r\n\x00") {
-		v.add("image.reference", "holds white space; an image reference looks like registry.example.com/team/name:tag")
-	}
 }
 
 func (v *validation) env(r Request) {

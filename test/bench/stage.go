@@ -129,8 +129,9 @@ func (b *bench) on(ctx context.Context, measure func(*stage) error) error {
 func (s *stage) serve(ctx context.Context, concurrency int) error {
 	o := s.bench.options
 	settings := rig.Settings{
-		"KUBECONFIG":        s.kubeconfig(),
-		"ROPEWALK_NATS_URL": s.nats.URL(),
+		"KUBECONFIG":                                        s.kubeconfig(),
+		"ROPEWALK_NATS_URL":                                 s.nats.URL(),
+		"ROPEWALK_IMAGE_RESOLVE_DIGEST":                     "false", // registries are none of what is measured
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE":       s.namespace,
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_SERVICE_ACCOUNT": rig.Runner,
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_NODE_SELECTOR":   o.NodeSelector,

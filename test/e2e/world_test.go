@@ -76,6 +76,8 @@ func newWorld(t *testing.T, more rig.Settings) *world {
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE":       w.namespace,
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_SERVICE_ACCOUNT": rig.Runner,
 		"ROPEWALK_LOG_FORMAT":                               "json",
+		// The node may know registries by other ways than this process does.
+		"ROPEWALK_IMAGE_RESOLVE_DIGEST": "false",
 	}.With(more)
 	return w
 }

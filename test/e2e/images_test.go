@@ -1,0 +1,334 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"cmp"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+// imagesManifest is what an operator applies besides, for the pull secrets of
+// service accounts.
+var imagesManifest = filepath.Join("..", "..", "deploy", "manifests", "rbac-images.yaml")
+
+// registry is one that pods and this process reach under the same name, over
+// plain HTTP.
+func registry() string { return cmp.Or(os.Getenv("E2E_REGISTRY"), "10.88.0.1:5000") }
+
+// building are the settings of dispatchers that build, into repositories that
+// only this test uses.
+func building() rig.Settings {
+	return rig.Settings{
+		"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE": "true",
+		"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY":    registry() + "/" + strings.ToLower("e2e-"+rand.Text()[:8]),
+		"ROPEWALK_IMAGE_PLAIN_HTTP":                            registry(),
+		"ROPEWALK_IMAGE_RESOLVE_DIGEST":                        "true",
+		"ROPEWALK_BUILDER_PRIVILEGED":                          "true",
+		"ROPEWALK_BUILDER_IMAGE":                               cmp.Or(os.Getenv("E2E_BUILDKIT"), "moby/buildkit:v0.25.2"),
+	}
+}
+
+// newImageWorld is a world in which images are built.
+func newImageWorld(t *testing.T, more rig.Settings) *world {
+	t.Helper()
+	w := newWorld(t, building().With(more))
+	must(t, parts.cluster.ApplyRBAC(w.within(time.Minute), w.namespace, imagesManifest))
+	return w
+}
+
+// base is the first line of a Dockerfile.
+func base() string {
+	return "FROM " + cmp.Or(os.Getenv("E2E_BASE"), registry()+"/library/busybox") + "\n"
+}
+
+// built is a request to run a line of shell in an image of a Dockerfile.
+func built(dockerfile, line string) request {
+	return request{
+		"version": 1,
+		"image":   map[string]any{"build": map[string]any{"dockerfile": dockerfile}},
+		"command": []string{"sh", "-c", line},
+	}
+}
+
+// builders lists the builder Jobs of the namespace.
+func (w *world) builders() []batchv1.Job {
+	w.t.Helper()
+	jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	must(w.t, err)
+	return jobs.Items
+}
+
+// onlyBuilder is the one builder Job that there shall be.
+func (w *world) onlyBuilder() batchv1.Job {
+	w.t.Helper()
+	jobs := w.builders()
+	if len(jobs) != 1 {
+		w.t.Fatalf("%d builder Jobs; want 1", len(jobs))
+	}
+	return jobs[0]
+}
+
+// over waits for a run to end.
+func (w *world) over(id string, within time.Duration) rig.Record {
+	w.t.Helper()
+	record, err := w.records.AwaitRun(w.within(within), id, rig.Record.Final)
+	must(w.t, err)
+	return record
+}
+
+func (w *world) succeeds(id string, within time.Duration) rig.Record {
+	w.t.Helper()
+	record := w.over(id, within)
+	if record.State != "succeeded" {
+		w.t.Fatalf("run %s is %s: %s %s", id, record.State, record.Reason, record.Message)
+	}
+	return record
+}
+
+func TestImageIsBuiltPushedPulledAndRunAndThenReused(t *testing.T) {
+	w := newImageWorld(t, nil)
+	w.serve(1)
+	mark := rand.Text()
+	first := built(base()+"ARG WHO\nRUN echo "+mark+"-$WHO > /made\n", "grep "+mark+"-me /made")
+	build := first["image"].(map[string]any)["build"].(map[string]any)
+	build["buildArgs"], build["name"] = map[string]string{"WHO": "me"}, "zenml-runner:0a1b2c"
+
+	started := time.Now()
+	w.publish("default", "first", first)
+	one := w.succeeds("first", 5*time.Minute)
+	t.Logf("built, pushed, pulled and run in %s as %s", time.Since(started).Round(100*time.Millisecond), one.Image)
+	job := w.onlyBuilder()
+	if text := fmt.Sprint(job.Spec); strings.Contains(text, mark) || strings.Contains(text, "WHO") {
+		t.Error("the Job's spec shows the build")
+	}
+	waited := slices.ContainsFunc(w.records.Updates("first"), func(u rig.Update) bool {
+		return u.Record.State == "preparing" && strings.Contains(u.Record.Message, job.Name)
+	})
+	if !waited {
+		t.Error("the record never said that the run waits for its builder")
+	}
+
+	started = time.Now()
+	w.publish("default", "second", first)
+	two := w.succeeds("second", time.Minute)
+	t.Logf("reused in %s", time.Since(started).Round(100*time.Millisecond))
+	if two.Image != one.Image || !strings.Contains(one.Image, "@sha256:") {
+		t.Errorf("the runs ran %s and %s; want the same, by digest", one.Image, two.Image)
+	}
+	if again := w.onlyBuilder(); again.UID != job.UID {
+		t.Error("the second request made a builder Job")
+	}
+
+	repository, _, _ := strings.Cut(one.Image, "@")
+	repository = repository[:strings.LastIndex(repository, ":")]
+	wished, err := name.ParseReference(repository+":0a1b2c", name.Insecure)
+	must(t, err)
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true // so that no idle connection outlives the test
+	descriptor, err := remote.Head(wished, remote.WithTransport(transport))
+	must(t, err)
+	if !strings.HasSuffix(one.Image, descriptor.Digest.String()) {
+		t.Errorf("the tag that was wished for is %s; the run ran %s", descriptor.Digest, one.Image)
+	}
+}
+
+func TestFailedBuildShowsItsLastLinesAndIsTriedAgainByAReplayOnly(t *testing.T) {
+	w := newImageWorld(t, nil)
+	w.serve(1)
+	request := built(base()+"RUN echo "+rand.Text()+"; echo the cause stands here >&2; exit 7\n", "true")
+	fails := func(id string) {
+		t.Helper()
+		record := w.over(id, 5*time.Minute)
+		if record.State != "failed" || record.Reason != "ImageBuildFailed" {
+			t.Fatalf("run %s is %s: %s %s", id, record.State, record.Reason, record.Message)
+		}
+		for _, words := range []string{"the cause stands here", "exit code: 7", "Dockerfile:2"} {
+			if !strings.Contains(record.Message, words) {
+				t.Errorf("the message of %s lacks %q: %s", id, words, record.Message)
+			}
+		}
+	}
+	w.publish("default", "first", request)
+	fails("first")
+	job := w.onlyBuilder()
+
+	started := time.Now()
+	w.publish("default", "second", request)
+	fails("second")
+	t.Logf("a second request failed after %s", time.Since(started).Round(10*time.Millisecond))
+	if again := w.onlyBuilder(); again.UID != job.UID {
+		t.Error("a second request tried the build again at once")
+	}
+
+	w.publish("default", "first.2", request)
+	_, err := w.records.AwaitRun(w.within(5*time.Minute), "first", func(r rig.Record) bool { return r.Attempt == 2 && r.Final() })
+	must(t, err)
+	fails("first")
+	if again := w.onlyBuilder(); again.UID == job.UID {
+		t.Error("the replay did not try the build again")
+	}
+}
+
+func TestDispatcherKilledDuringABuildLosesNothing(t *testing.T) {
+	w := newImageWorld(t, rig.Settings{"ROPEWALK_ACK_WAIT": ackWait.String()})
+	first := w.serve(1)[0]
+	w.publish("default", "run", built(base()+"RUN sleep 12; echo "+rand.Text()+" > /made\n", "test -s /made"))
+	_, err := w.records.AwaitRun(w.within(time.Minute), "run", func(r rig.Record) bool {
+		return strings.Contains(r.Message, "is being built")
+	})
+	must(t, err)
+	job := w.onlyBuilder()
+	first.Kill()
+	w.serve(1)
+	record := w.succeeds("run", 5*time.Minute)
+	if owns(first, record.Owner) {
+		t.Error("the run is still the dead dispatcher's")
+	}
+	if again := w.onlyBuilder(); again.UID != job.UID {
+		t.Error("the build was begun anew")
+	}
+}
+
+func TestFiftyRequestsOverThreeDispatchersMakeOneBuild(t *testing.T) {
+	const runs = 50
+	w := newImageWorld(t, rig.Settings{"ZENML_SERVER_MAX_CONCURRENT_TEMPLATE_RUNS": fmt.Sprint(runs)})
+	seen, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).Watch(t.Context(), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	must(t, err)
+	defer seen.Stop()
+	w.serve(3)
+	request := built(base()+"RUN sleep 3; echo "+rand.Text()+" > /made\n", "test -s /made")
+	var ids []string
+	started := time.Now()
+	for i := range runs {
+		ids = append(ids, fmt.Sprintf("run-%d", i))
+		w.publish("default", ids[i], request)
+	}
+	w.awaitFinal(5*time.Minute, ids)
+	owners := map[string]int{}
+	for _, id := range ids {
+		record := w.succeeds(id, time.Second)
+		owners[record.Owner]++
+	}
+	created := map[string]bool{}
+	for draining := true; draining; {
+		select {
+		case event := <-seen.ResultChan():
+			if job, ok := event.Object.(*batchv1.Job); ok {
+				created[string(job.UID)] = true
+			}
+		case <-time.After(time.Second):
+			draining = false
+		}
+	}
+	if len(created) != 1 {
+		t.Errorf("%d builder Jobs were made; want 1", len(created))
+	}
+	if len(owners) != 3 {
+		t.Errorf("%d dispatchers took part; want 3", len(owners))
+	}
+	t.Logf("%d runs over %d dispatchers, %d builder Job, all over in %s", runs, len(owners), len(created), time.Since(started).Round(100*time.Millisecond))
+}
+
+// A builder whose pod is lost with its node is replaced. A pod that is evicted
+// ends in the same way as one whose node is drained.
+func TestBuilderThatWasEvictedIsReplaced(t *testing.T) {
+	w := newImageWorld(t, nil)
+	w.serve(1)
+	w.publish("default", "run", built(base()+"RUN sleep 6; echo "+rand.Text()+" > /made\n", "test -s /made"))
+	var lost string
+	must(t, rig.Poll(w.within(2*time.Minute), 100*time.Millisecond, func() error {
+		pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.Status.Phase == corev1.PodRunning {
+				lost = pod.Name
+				return nil
+			}
+		}
+		return fmt.Errorf("no builder runs among %d", len(pods.Items))
+	}))
+	must(t, parts.cluster.Evict(w.within(20*time.Second), w.namespace, lost))
+	w.succeeds("run", 5*time.Minute)
+}
+
+// The rootless builder is the default. Nodes like those of a test machine may
+// not let it map users; that the API server takes its Job as it stands, and
+// makes its pod, is shown all the same.
+func TestRootlessBuilderIsTakenByTheCluster(t *testing.T) {
+	w := newImageWorld(t, rig.Settings{"ROPEWALK_BUILDER_PRIVILEGED": "false"})
+	w.serve(1)
+	w.publish("default", "run", built(base()+"RUN echo "+rand.Text()+" > /made\n", "test -s /made"))
+	record := w.over("run", 5*time.Minute)
+	t.Logf("the run is %s: %s", record.State, record.Message)
+	if record.State != "succeeded" && record.Reason != "ImageBuildFailed" {
+		t.Errorf("the run is %s %s; want it to succeed, or its build to fail on the node", record.State, record.Reason)
+	}
+	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	must(t, err)
+	if len(pods.Items) == 0 {
+		t.Fatal("the cluster made no pod")
+	}
+	security := pods.Items[0].Spec.Containers[0].SecurityContext
+	if security.Privileged != nil && *security.Privileged || security.RunAsUser == nil || *security.RunAsUser == 0 {
+		t.Errorf("the builder's security context is %v", security)
+	}
+}
+
+// The way of a request whose image has been built is a prebuilt one's and one
+// look into the registry, whose answer is kept for a while.
+func TestBuiltImageCostsLittleMoreThanThePrebuiltOne(t *testing.T) {
+	const runs = 60
+	w := newImageWorld(t, rig.Settings{
+		"ZENML_SERVER_MAX_CONCURRENT_TEMPLATE_RUNS":      "1000",
+		"ZENML_KUBERNETES_WORKLOAD_MANAGER_RUNNER_IMAGE": registry() + "/library/busybox",
+	})
+	w.serve(1)
+	fromBuild := built(base()+"RUN echo "+rand.Text()+" > /made\n", "true")
+	w.publish("default", "warm", fromBuild)
+	w.succeeds("warm", 5*time.Minute)
+	nowhere := map[string]any{"nodeSelector": map[string]string{"no": "such-node"}} // a launch is all that is measured
+	times := map[string][]time.Duration{}
+	for i := range runs {
+		for mode, request := range map[string]request{
+			"build":    fromBuild,
+			"prebuilt": script("true").with("image", map[string]any{"mode": "prebuilt"}),
+		} {
+			id := fmt.Sprintf("%s-%d", mode, i)
+			w.publish("default", id, request.with("pod", nowhere))
+			record, err := w.records.AwaitRun(w.within(time.Minute), id, func(r rig.Record) bool { return r.Job != nil })
+			must(t, err)
+			for _, change := range record.History {
+				if change.State == "pending" {
+					times[mode] = append(times[mode], change.At.Sub(record.QueuedAt))
+				}
+			}
+		}
+	}
+	median := func(mode string) time.Duration {
+		slices.Sort(times[mode])
+		return times[mode][len(times[mode])/2]
+	}
+	prebuilt, build := median("prebuilt"), median("build")
+	t.Logf("from publish to launched at the median of %d: prebuilt %s, built %s", runs, prebuilt, build)
+	if build > prebuilt+10*time.Millisecond {
+		t.Errorf("a built image takes %s more; want at most 10ms", build-prebuilt)
+	}
+}

@@ -20,7 +20,7 @@ func newResolver(settings *config.Config, client kubernetes.Interface, jobs imag
 	with := images.Config{
 		Prebuilt: chosen.RunnerImage, Default: run.ImageMode(chosen.Mode()),
 		Policy:        images.NewPolicy(chosen.Allow, chosen.Deny),
-		ResolveDigest: chosen.ResolveDigest, DigestCache: chosen.DigestCache,
+		ResolveDigest: chosen.ResolveDigest != "false", DigestOptional: chosen.ResolveDigest == "auto", DigestCache: chosen.DigestCache,
 		PlainHTTP: chosen.PlainHTTP, CAFile: chosen.CAFile,
 		PullSecrets: &images.PullSecrets{
 			Client: client, Namespace: settings.Kubernetes.Namespace,

@@ -69,7 +69,7 @@ func TestDefaultsAreTheOnesThatThePagesGive(t *testing.T) {
 		},
 		Kubernetes: Kubernetes{Flavour: FlavourKubernetes, Namespace: "runs", ServiceAccount: "runner", QPS: 1000, Burst: 2000},
 		Pod:        Pod{TTLSecondsAfterFinished: 2 * 24 * 60 * 60, SeccompProfile: "RuntimeDefault", DropCapabilities: []string{"ALL"}},
-		Images:     Images{Modes: []string{"reuse", "prebuilt", "build"}, ResolveDigest: true, DigestCache: time.Minute},
+		Images:     Images{Modes: []string{"reuse", "prebuilt", "build"}, ResolveDigest: "auto", DigestCache: time.Minute},
 		Builder:    Builder{Repository: "runner", Cache: "registry", Timeout: 30 * time.Minute, FailureMemory: 5 * time.Minute},
 	}
 	if !reflect.DeepEqual(got, want) {

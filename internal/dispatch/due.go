@@ -94,7 +94,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	record.Message = ""
 	// The record goes first: should we end here, the attempt is due again and
 	// is found waiting.
-	if revision, err = d.config.Store.Update(ctx, record, revision); err != nil {
+	if revision, err = d.update(ctx, record, revision, request); err != nil {
 		return err
 	}
 	err = d.config.Later.Queue(ctx, request, due.Attempt)
@@ -108,6 +108,24 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 		return d.config.Later.Schedule(ctx, run.Due{Queue: due.Queue, ID: due.ID, Attempt: due.Attempt}, d.config.Now().Add(later))
 	}
 	return err
+}
+
+// update writes the record of a run that is queued again. A request that is too
+// large to stand in it is kept beside it.
+func (d *Dispatcher) update(ctx context.Context, record run.Run, revision uint64, request run.Request) (uint64, error) {
+	next, err := d.config.Store.Update(ctx, record, revision)
+	if !errors.Is(err, run.ErrTooLarge) {
+		return next, err
+	}
+	data, err := request.Encode()
+	if err != nil {
+		return 0, err
+	}
+	if err := d.config.Store.KeepRequest(ctx, record.Queue, record.ID, data); err != nil {
+		return 0, err
+	}
+	record.Request, record.Labels = nil, nil
+	return d.config.Store.Update(ctx, record, revision)
 }
 
 // unfitError is why a run cannot be tried again.

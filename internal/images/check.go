@@ -67,6 +67,10 @@ func (r *Resolver) Check(ctx context.Context, image run.Image) (Verdict, error) 
 		return refusal(ctx, mode, err)
 	}
 	verdict.Image = resolved
+	if resolved == reference {
+		verdict.Why += " The registry could not be asked for its digest, so that the node pulls what the tag stands for then."
+		return verdict, nil
+	}
 	verdict.Why += " The registry says that this is its digest."
 	return verdict, nil
 }

@@ -41,7 +41,10 @@ type Config struct {
 	// ResolveDigest: ask the registry for digests, and take one for that of its
 	// tag for as long as DigestCache.
 	ResolveDigest bool
-	DigestCache   time.Duration
+	// DigestOptional: a registry that cannot be asked is no reason to wait; the
+	// node pulls what the reference says then.
+	DigestOptional bool
+	DigestCache    time.Duration
 	// PlainHTTP are registries without TLS; CAFile are more authorities.
 	PlainHTTP []string
 	CAFile    string
@@ -109,7 +112,10 @@ func (r *Resolver) Resolve(ctx context.Context, wanted run.ImageRequest, waits f
 	if strings.HasPrefix(wanted.Known, reference+"@") {
 		return wanted.Known, nil
 	}
-	found, err := r.registries.digest(ctx, parsed, false)
+	found, err := r.find(ctx, parsed)
+	if errors.Is(err, errUnknown) {
+		return reference, nil
+	}
 	if errors.Is(err, errAbsent) {
 		return "", &run.LaunchError{Reason: run.ImagePullFailed, Message: fmt.Sprintf("The registry has no image %s.", reference)}
 	}
@@ -123,6 +129,32 @@ func (r *Resolver) Resolve(ctx context.Context, wanted run.ImageRequest, waits f
 		return "", err
 	}
 	return reference + "@" + found, nil
+}
+
+// errUnknown: the digest cannot be had, and need not be.
+var errUnknown = errors.New("the digest is not known")
+
+// find asks for the digest of an image. Where that is optional, a registry that
+// does not answer us soon, or does not let us in, is left to the node, which may
+// have a mirror or credentials that we do not have; it is not asked again for a
+// while, so that not every run waits for it.
+func (r *Resolver) find(ctx context.Context, image name.Reference) (string, error) {
+	if !r.config.DigestOptional {
+		return r.registries.digest(ctx, image, false)
+	}
+	registry := image.Context().RegistryStr()
+	if r.registries.isAway(registry) {
+		return "", errUnknown
+	}
+	const soon = 3 * time.Second
+	limited, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	found, err := r.registries.digest(limited, image, false)
+	if err == nil || errors.Is(err, errAbsent) || ctx.Err() != nil {
+		return found, err
+	}
+	r.registries.noteAway(registry)
+	return "", errUnknown
 }
 
 // mode is the way in which a request comes to its image: the one that it asks

@@ -282,6 +282,21 @@ func TestWhatRegistriesAnswer(t *testing.T) {
 			t.Errorf("%v; want a reason to wait, and how to do without", err)
 		}
 	})
+	t.Run("a registry that is away, where the digest is optional", func(t *testing.T) {
+		server := httptest.NewServer(http.NotFoundHandler())
+		server.Close()
+		r := resolver(t, Config{ResolveDigest: true, DigestOptional: true})
+		reference := strings.TrimPrefix(server.URL, "http://") + "/x:1"
+		for range 2 { // the second time it is not even asked
+			if got, err := r.Resolve(t.Context(), wants(run.Image{Reference: reference}), quiet); err != nil || got != reference {
+				t.Errorf("Resolve = %q, %v; want the reference as it is", got, err)
+			}
+		}
+		p.answer.Store(0)
+		if _, err := r.Resolve(t.Context(), wants(run.Image{Reference: p.host + "/no:1"}), quiet); err == nil {
+			t.Error("an image that a registry says it does not have is accepted")
+		}
+	})
 	t.Run("whoever stops to wait", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -43,7 +43,8 @@ type registries struct {
 
 	asking singleflight.Group
 	mu     sync.Mutex
-	known  map[string]digest // by reference
+	known  map[string]digest    // by reference
+	away   map[string]time.Time // registries that are not to be asked before
 }
 
 type digest struct {
@@ -128,6 +129,25 @@ func (r *registries) remember(key, text string) {
 		r.known = map[string]digest{} // asking anew is cheap
 	}
 	r.known[key] = digest{text, time.Now().Add(r.keep)}
+}
+
+// awayFor is how long a registry that did not answer is not asked again.
+const awayFor = time.Minute
+
+func (r *registries) isAway(registry string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.away[registry])
+}
+
+func (r *registries) noteAway(registry string) {
+	const most = 1000 // a publisher can name any number of registries
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away == nil || len(r.away) >= most {
+		r.away = map[string]time.Time{}
+	}
+	r.away[registry] = time.Now().Add(awayFor)
 }
 
 func (r *registries) head(ctx context.Context, reference name.Reference) (string, error) {

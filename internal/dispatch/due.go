@@ -73,8 +73,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d", due.Attempt, record.State, record.Attempt)
 	}
 	request, err := d.request(ctx, record, due.Correction)
-	var unfit *unfitError
-	if errors.As(err, &unfit) {
+	if unfit, ok := errors.AsType[*unfitError](err); ok {
 		return d.refuse(ctx, record, revision, unfit)
 	}
 	if err != nil {

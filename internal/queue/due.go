@@ -104,11 +104,10 @@ func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(conte
 		}, func(err error, _ time.Duration) {
 			log.Warn().Err(err).Msg("cannot configure the consumer of attempts that are due, trying again")
 		})
-		if err != nil {
-			return nil // only ctx ends that loop
+		if err == nil {
+			d.pull(ctx, consumer, log, handle)
+			pause(ctx, time.Second) // it ended by itself, which must not go on at full speed
 		}
-		d.pull(ctx, consumer, log, handle)
-		pause(ctx, time.Second) // it ended by itself, which must not go on at full speed
 	}
 	return nil
 }

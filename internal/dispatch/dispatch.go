@@ -134,7 +134,7 @@ func New(config Config) (*Dispatcher, error) {
 // stands and returns [run.HandBack].
 func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
 	h := &handling{
-		config: d.config, delivery: delivery, launched: launched,
+		config: &d.config, delivery: delivery, launched: launched,
 		log: d.config.Log.With().Str("run_id", delivery.ID).Str("queue", delivery.Queue).Int("attempt", delivery.Attempt).Logger(),
 	}
 	working, interrupt := context.WithCancelCause(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +17,7 @@ import (
 
 // handling is one run in the hands of this dispatcher.
 type handling struct {
-	config   Config
+	config   *Config
 	delivery run.Delivery
 	launched func()
 	// claimed is told the attempt since which the run is wanted, once that is
@@ -36,7 +37,36 @@ type handling struct {
 // handle does all the work under ctx, which also ends when the run is to be
 // cancelled, but for the launch itself: interrupted, it would leave open
 // whether the Job will yet appear.
-func (h *handling) handle(uninterrupted, ctx context.Context) (run.Decision, error) {
+func (h *handling) handle(uninterrupted, ctx context.Context) (decision run.Decision, err error) {
+	onOtherStack(func() { decision, err = h.prepare(uninterrupted, ctx) })
+	if decision != "" || err != nil {
+		return decision, err
+	}
+	h.launched()
+	return h.follow(ctx)
+}
+
+// onOtherStack runs work to its end on the stack of another goroutine. Go keeps
+// a goroutine's stack as large as the deepest call has made it, for as long as
+// the goroutine waits: 16 KiB for each of thousands of runs that are followed,
+// if the goroutine that follows them had launched them too.
+func onOtherStack(work func()) {
+	returned := false
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work()
+		returned = true
+	}()
+	<-done
+	if !returned { // the other goroutine was ended, and we with it
+		runtime.Goexit()
+	}
+}
+
+// prepare takes the run from its delivery to a Job on record. The decision is
+// empty when there is one, to be followed.
+func (h *handling) prepare(uninterrupted, ctx context.Context) (run.Decision, error) {
 	invalid := h.read()
 	h.valid = invalid == nil
 	finished, err := h.claim(ctx, h.valid)
@@ -67,8 +97,7 @@ func (h *handling) handle(uninterrupted, ctx context.Context) (run.Decision, err
 	if err := h.launch(uninterrupted, ctx, launch); err != nil {
 		return h.refused(ctx, err)
 	}
-	h.launched()
-	return h.follow(ctx)
+	return "", nil
 }
 
 // read decodes and validates the request. The subject rules over the body:
@@ -440,9 +469,11 @@ func (h *handling) follow(ctx context.Context) (run.Decision, error) {
 		if following.Err() != nil || !h.record.Observe(seen, h.config.Now().UTC()) {
 			return
 		}
-		if err := h.save(following); err != nil {
-			stop(err)
-		}
+		onOtherStack(func() {
+			if err := h.save(following); err != nil {
+				stop(err)
+			}
+		})
 	})
 	if cause := context.Cause(following); err != nil && cause != nil {
 		return "", cause

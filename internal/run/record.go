@@ -119,6 +119,10 @@ func (r *Run) Observe(seen Observation, at time.Time) (changed bool) {
 	}
 	if !seen.FinishedAt.IsZero() && seen.State.Final() {
 		r.FinishedAt = &seen.FinishedAt
+		if r.StartedAt != nil && r.FinishedAt.Before(*r.StartedAt) {
+			// The two may come from different clocks, and are whole seconds.
+			r.FinishedAt = r.StartedAt
+		}
 	}
 	return changed
 }

@@ -178,11 +178,11 @@ func TestStoppedReplicaHandsOverAtOnce(t *testing.T) {
 		if code != 0 {
 			t.Errorf("replica %d ended with exit code %d", i, code)
 		}
-		must(t, w.records.Await(w.within(30*time.Second), func(map[string]rig.Record) bool { return len(w.owned(d)) == 0 }))
+		must(t, w.records.Await(w.within(2*time.Minute), func(map[string]rig.Record) bool { return len(w.owned(d)) == 0 }))
 		w.checkHandOver(stopped)
 		replicas[i] = w.serve(1)[0]
 	}
-	w.awaitFinal(2*time.Minute, runs.ids)
+	w.awaitFinal(6*time.Minute, runs.ids)
 	w.check(runs)
 	w.checkLimit("", 9)
 }

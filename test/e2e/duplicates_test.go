@@ -28,7 +28,7 @@ func TestSameIDIsOneRun(t *testing.T) {
 		// Within the duplicate window JetStream takes it for the same.
 		must(t, w.send("default", id, payload, id))
 	}
-	_, err = w.records.AwaitRun(w.within(30*time.Second), "held", func(r rig.Record) bool { return r.Job != nil })
+	_, err = w.records.AwaitRun(w.within(2*time.Minute), "held", func(r rig.Record) bool { return r.Job != nil })
 	must(t, err)
 	for _, id := range []string{"held", "waiting"} {
 		var refused *jetstream.APIError

@@ -20,7 +20,7 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 			w := newWorld(t, limitedTo("1").With(rig.Settings{"ROPEWALK_ACK_WAIT": "2s"}))
 			doomed, err := w.start(parts.faulty, rig.Settings{"FAULT_POINT": point})
 			must(t, err)
-			must(t, doomed.Ready(w.within(30*time.Second)))
+			must(t, doomed.Ready(w.within(2*time.Minute)))
 			w.watchRecords()
 
 			runs := load{ids: []string{"first", "second"}, code: map[string]int{"first": failing, "second": 0}}

@@ -48,7 +48,7 @@ func TestQueuesHaveLimitsOfTheirOwn(t *testing.T) {
 		runs.ids = append(runs.ids, more.ids...)
 		maps.Copy(runs.code, more.code)
 	}
-	w.awaitFinal(2*time.Minute, runs.ids)
+	w.awaitFinal(6*time.Minute, runs.ids)
 	w.check(runs)
 	w.checkLimit("default", 3)
 	w.checkLimit("gpu", 1)
@@ -63,22 +63,22 @@ func TestLimitChangesWhileRunsGoOn(t *testing.T) {
 	active := func(n int) func(rig.Counts) bool {
 		return func(counts rig.Counts) bool { return counts.Active == n }
 	}
-	must(t, w.observer.Await(w.within(30*time.Second), "", active(2)))
+	must(t, w.observer.Await(w.within(2*time.Minute), "", active(2)))
 
 	w.setLimit("6")
-	must(t, w.observer.Await(w.within(30*time.Second), "", active(6)))
+	must(t, w.observer.Await(w.within(2*time.Minute), "", active(6)))
 	w.checkLimit("", 6)
 
 	w.setLimit("1")
 	// What was launched before goes on to its end.
-	must(t, w.observer.Await(w.within(30*time.Second), "", func(c rig.Counts) bool { return c.Active <= 1 }))
+	must(t, w.observer.Await(w.within(2*time.Minute), "", func(c rig.Counts) bool { return c.Active <= 1 }))
 	w.observer.ResetMost()
 	created := w.observer.Counts("").Created
-	must(t, w.observer.Await(w.within(time.Minute), "", func(c rig.Counts) bool { return c.Created >= created+3 }))
+	must(t, w.observer.Await(w.within(3*time.Minute), "", func(c rig.Counts) bool { return c.Created >= created+3 }))
 	w.checkLimit("", 1)
 
 	w.setLimit("5")
-	w.awaitFinal(2*time.Minute, runs.ids)
+	w.awaitFinal(6*time.Minute, runs.ids)
 	w.check(runs)
 	w.checkLimit("", 5)
 }

@@ -44,7 +44,7 @@ func TestPoisonIsRejectedAndHoldsUpNobody(t *testing.T) {
 		ids = append(ids, id)
 	}
 	w.publish("default", "good", script("exit 0"))
-	must(t, w.observer.Await(w.within(30*time.Second), "", func(c rig.Counts) bool { return c.Created == 1 }))
+	must(t, w.observer.Await(w.within(2*time.Minute), "", func(c rig.Counts) bool { return c.Created == 1 }))
 	// A message that nobody settled would hold the one slot for the AckWait.
 	if took := w.observer.Jobs()[0].CreatedAt.Sub(at); took > 5*time.Second {
 		t.Errorf("the run behind the poison was launched after %s", took)

@@ -86,7 +86,7 @@ func TestRunWaitsForAClusterThatIsAway(t *testing.T) {
 	w.publish("default", "patient", script("exit 0"))
 	w.awaitTold("patient", "refused")
 	// What ends meanwhile must be seen afterwards.
-	must(t, w.observer.Await(w.within(30*time.Second), "", func(c rig.Counts) bool { return c.Active == 0 }))
+	must(t, w.observer.Await(w.within(2*time.Minute), "", func(c rig.Counts) bool { return c.Active == 0 }))
 	must(t, proxy.Mend())
 	runs := load{ids: []string{"under-way", "patient"}, code: map[string]int{}}
 	w.awaitFinal(time.Minute, runs.ids)

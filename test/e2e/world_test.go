@@ -136,7 +136,7 @@ func (w *world) serve(n int) []*rig.Dispatcher {
 		must(w.t, err)
 	}
 	for _, d := range replicas {
-		must(w.t, d.Ready(w.within(30*time.Second)))
+		must(w.t, d.Ready(w.within(2*time.Minute)))
 	}
 	w.watchRecords()
 	return replicas
@@ -148,7 +148,7 @@ func (w *world) watchRecords() {
 		return
 	}
 	var err error
-	w.records, err = rig.WatchRecords(w.within(30*time.Second), w.conn, w.js)
+	w.records, err = rig.WatchRecords(w.within(2*time.Minute), w.conn, w.js)
 	must(w.t, err)
 	w.t.Cleanup(w.records.Stop)
 }

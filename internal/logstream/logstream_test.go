@@ -1,0 +1,152 @@
+package logstream_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logstream"
+	"github.com/ropewalk/ropewalk/internal/natstest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+var log = logevent.Log{Queue: "default", Run: "r1", Attempt: 1, Pod: "run-r1-1-abcde", Container: "run"}
+
+func create(t *testing.T, maxBytes int64) (*logstream.Stream, jetstream.JetStream) {
+	t.Helper()
+	_, js := natstest.Start(t)
+	stream, err := logstream.Create(t.Context(), js, logstream.Config{MaxBytes: maxBytes, Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream, js
+}
+
+func batch(first uint64, texts ...string) logevent.Batch {
+	b := logevent.Batch{First: first, Reached: logevent.Position{Time: time.Unix(int64(first), 5).UTC(), Ordinal: 2}}
+	for i, text := range texts {
+		b.Lines = append(b.Lines, logevent.Line{Seq: first + uint64(i), Time: time.Unix(int64(first), 0), Text: []byte(text)})
+	}
+	return b
+}
+
+func TestAFollowerGoesOnFromTheLastMessage(t *testing.T) {
+	stream, _ := create(t, -1)
+	place, err := stream.Place(t.Context(), log)
+	if err != nil || place != (logevent.Place{Next: 1}) {
+		t.Fatalf("a new log is at %+v, %v", place, err)
+	}
+	version, err := stream.Publish(t.Context(), log, batch(1, "a", "b").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place, err = stream.Place(t.Context(), log)
+	if want := (logevent.Place{Version: version, Next: 3, Reached: batch(1).Reached}); err != nil || place != want {
+		t.Errorf("the log is at %+v, %v; want %+v", place, err, want)
+	}
+}
+
+func TestOfTwoFollowersOnlyOneWrites(t *testing.T) {
+	stream, _ := create(t, -1)
+	one, two := batch(1, "a"), batch(1, "a", "b")
+	version, err := stream.Publish(t.Context(), log, one.Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Publish(t.Context(), log, two.Encode(), 0, false); !errors.Is(err, logevent.ErrOvertaken) {
+		t.Errorf("the second follower got %v", err)
+	}
+	// The first one did not get the answer, and tries again.
+	if again, err := stream.Publish(t.Context(), log, one.Encode(), 0, false); err != nil || again != version {
+		t.Errorf("the repeated publish got %d, %v; want %d", again, err, version)
+	}
+}
+
+func TestAFullStreamRefusesAndKeeps(t *testing.T) {
+	stream, js := create(t, 64<<10)
+	version, next := uint64(0), uint64(1)
+	for {
+		v, err := stream.Publish(t.Context(), log, batch(next, strings.Repeat("x", 10<<10)).Encode(), version, false)
+		if errors.Is(err, logevent.ErrFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		version, next = v, next+1
+	}
+	handle, err := js.Stream(t.Context(), logstream.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first := handle.CachedInfo().State.FirstSeq; first != 1 {
+		t.Errorf("the first message is now %d", first)
+	}
+	if err := stream.Purge(t.Context(), log, version); err != nil {
+		t.Fatal(err)
+	}
+	if place, err := stream.Place(t.Context(), log); err != nil || place.Version != version || place.Next != next {
+		t.Errorf("after the purge the log is at %+v, %v", place, err)
+	}
+	if _, err := stream.Publish(t.Context(), log, batch(next, "room again").Encode(), version, false); err != nil {
+		t.Errorf("after the purge: %v", err)
+	}
+}
+
+func TestAReaderSeesWhatIsThereAndWhatComes(t *testing.T) {
+	stream, _ := create(t, -1)
+	version, err := stream.Publish(t.Context(), log, batch(1, "a").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	err = stream.Read(t.Context(), log.Run, func() bool { t.Error("it was not idle"); return false }, func(a logstream.Arrival) bool {
+		for _, line := range a.Batch.Lines {
+			texts = append(texts, a.Log.String()+" "+string(line.Text))
+		}
+		if len(texts) == 1 {
+			if !a.Live {
+				t.Error("nothing else is there")
+			}
+			if _, err := stream.Publish(t.Context(), log, batch(2, "b").Encode(), version, false); err != nil {
+				t.Error(err)
+			}
+		}
+		return len(texts) < 2
+	})
+	if err != nil || strings.Join(texts, ",") != "r1/1/run-r1-1-abcde/run a,r1/1/run-r1-1-abcde/run b" {
+		t.Errorf("%q, %v", texts, err)
+	}
+}
+
+func TestTheEndIsRememberedForItsTime(t *testing.T) {
+	stream, js := create(t, -1)
+	end := logevent.Batch{First: 1, End: true}
+	if _, err := stream.Publish(t.Context(), log, end.Encode(), 0, true); err != nil {
+		t.Fatal(err)
+	}
+	place, err := stream.Place(t.Context(), log)
+	if err != nil || !place.Ended {
+		t.Errorf("%+v, %v", place, err)
+	}
+	handle, err := js.Stream(t.Context(), logstream.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message, err := handle.GetLastMsgForSubject(t.Context(), logstream.Subject(log))
+	if err != nil || message.Header.Get("Nats-TTL") != logstream.EndTTL.String() {
+		t.Errorf("%+v, %v", message, err)
+	}
+	if logs, err := stream.Logs(t.Context(), "r1"); err != nil || len(logs) != 1 || logs[0] != log {
+		t.Errorf("%+v, %v", logs, err)
+	}
+}

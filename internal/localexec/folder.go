@@ -42,6 +42,7 @@ func (f folder) file(name string) string { return filepath.Join(string(f), name)
 type spec struct {
 	UID         string       `json:"uid"`
 	RunID       string       `json:"runId"`
+	Queue       string       `json:"queue,omitempty"`
 	Attempt     int          `json:"attempt"`
 	RequestHash string       `json:"requestHash"`
 	Command     []string     `json:"command"`

@@ -248,7 +248,7 @@ func (l *Launcher) claim(ctx context.Context, f folder, create bool) (*os.File, 
 func (l *Launcher) specOf(launch run.Launch) spec {
 	request := launch.Request
 	return spec{
-		UID: newUID(), RunID: request.ID, Attempt: launch.Attempt, RequestHash: request.Hash(),
+		UID: newUID(), RunID: request.ID, Queue: request.Queue, Attempt: launch.Attempt, RequestHash: request.Hash(),
 		Command: slices.Concat(request.Command, request.Args), WorkingDir: request.WorkingDir,
 		Timeout: request.Timeout, Grace: run.Duration(l.settings.Grace), CreatedAt: time.Now().UTC(),
 	}

@@ -120,3 +120,11 @@ var (
 	// made room.
 	ErrFull = errors.New("the stream of logs is full")
 )
+
+// What a source of lines answers to a follower.
+var (
+	// ErrGone: the log was removed.
+	ErrGone = errors.New("the log is gone")
+	// ErrNotYet: the container has not started.
+	ErrNotYet = errors.New("the container has not started")
+)

@@ -1,0 +1,149 @@
+package logfollow
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// Jobs finds the logs of Jobs.
+type Jobs interface {
+	// Logs calls found once with each log of the Job, as its containers come,
+	// until over is closed and all there will ever be were found, or ctx
+	// ends.
+	Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, Source)) error
+	// Ended calls found with each log there is that will not grow any more.
+	Ended(ctx context.Context, found func(logevent.Log, Source)) error
+}
+
+// sweepInterval is how often logs are looked for whose follower died after the
+// run had ended. While a run is under way, whoever adopts it follows its logs.
+const sweepInterval = 30 * time.Second
+
+// Runs follows the logs of the runs that this process holds, and brings to
+// their end the logs that somebody has left unfinished.
+type Runs struct {
+	follower *Follower
+	jobs     Jobs
+	log      zerolog.Logger
+
+	// begin takes what to follow to Run, whose context it is followed under.
+	begin chan task
+
+	mu     sync.Mutex
+	active map[logevent.Log]struct{}
+	// drained has the logs that are known to have their end on the stream
+	// and are still in the cluster.
+	drained map[logevent.Log]struct{}
+}
+
+// task is a Job to follow until it is over.
+type task struct {
+	job  run.Job
+	over <-chan struct{}
+}
+
+// NewRuns returns a follower of runs; nothing happens until [Runs.Run].
+func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
+	return &Runs{
+		follower: follower, jobs: jobs, log: log, begin: make(chan task),
+		active: make(map[logevent.Log]struct{}), drained: make(map[logevent.Log]struct{}),
+	}
+}
+
+// Follow has the logs of a Job followed as long as [Runs.Run] runs, and their
+// ends published once the caller has called over. It does not wait for any of
+// it.
+func (r *Runs) Follow(ctx context.Context, job run.Job) (over func()) {
+	done := make(chan struct{})
+	select {
+	case r.begin <- task{job, done}:
+	case <-ctx.Done():
+	}
+	return func() { close(done) }
+}
+
+// Run follows until ctx ends. What it leaves then, another process goes on with.
+func (r *Runs) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case t := <-r.begin:
+			all.Go(func() { r.run(ctx, t, &all) })
+		case <-ticker.C:
+			r.sweep(ctx, &all)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *Runs) run(ctx context.Context, t task, all *sync.WaitGroup) {
+	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, all) })
+	if err != nil && ctx.Err() == nil {
+		r.log.Error().Err(err).Str("job", t.job.Name).Msg("cannot find all logs of a run; the next sweep tries again")
+	}
+}
+
+// sweep follows what nobody here follows.
+func (r *Runs) sweep(ctx context.Context, all *sync.WaitGroup) {
+	there := make(map[logevent.Log]struct{})
+	err := r.jobs.Ended(ctx, func(log logevent.Log, source Source) {
+		there[log] = struct{}{}
+		r.mu.Lock()
+		_, drained := r.drained[log]
+		r.mu.Unlock()
+		if !drained {
+			r.start(ctx, log, source, all)
+		}
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			r.log.Warn().Err(err).Msg("cannot look for logs that were left unfinished")
+		}
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for log := range r.drained {
+		if _, ok := there[log]; !ok {
+			delete(r.drained, log)
+		}
+	}
+}
+
+// start follows one log, unless that is under way.
+func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup) {
+	r.mu.Lock()
+	_, active := r.active[log]
+	r.active[log] = struct{}{}
+	r.mu.Unlock()
+	if active {
+		return
+	}
+	all.Go(func() {
+		err := r.follower.Follow(ctx, log, source)
+		r.mu.Lock()
+		delete(r.active, log)
+		if err == nil {
+			r.drained[log] = struct{}{}
+		}
+		r.mu.Unlock()
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, logevent.ErrOvertaken):
+			r.log.Info().Str("log", log.String()).Msg("another dispatcher follows this log now")
+		default:
+			r.log.Error().Err(err).Str("log", log.String()).Msg("a log is no longer followed; the next sweep goes on with it")
+		}
+	})
+}

@@ -1,0 +1,437 @@
+// Package podlogs finds the containers of the pods that were made for runs, and
+// reads their logs by the Kubernetes log API. What is done with the lines is
+// not its business; cmd joins it to the follower.
+//
+// It keeps a watch of its own on the pods, with little more in memory of each
+// than the states of its containers.
+package podlogs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// The labels of the pods of runs; they are contracts.
+const (
+	labelRunID   = "ropewalk.dev/run-id"
+	labelQueue   = "ropewalk.dev/queue"
+	labelAttempt = "ropewalk.dev/attempt"
+)
+
+// Config is where pods are.
+type Config struct {
+	Client    kubernetes.Interface
+	Namespace string
+	// Selector is the label selector of an installation's pods.
+	Selector string
+}
+
+// Pods watches the pods of runs.
+type Pods struct {
+	config   Config
+	informer cache.SharedIndexInformer
+	synced   cache.InformerSynced
+
+	mu   sync.Mutex
+	jobs map[types.UID]map[types.UID]*pod // followed, by Job and pod
+	// news is closed and replaced when a pod of a followed Job changes.
+	news map[types.UID]chan struct{}
+}
+
+// pod is what is known of one pod whose logs somebody reads.
+type pod struct {
+	mu      sync.Mutex
+	object  *corev1.Pod
+	gone    bool
+	changed chan struct{}
+}
+
+func (p *pod) update(object *corev1.Pod, gone bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.object, p.gone = object, p.gone || gone
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// New returns a watch that begins with [Pods.Run].
+func New(config Config) (*Pods, error) {
+	w := &Pods{config: config, jobs: make(map[types.UID]map[types.UID]*pod), news: make(map[types.UID]chan struct{})}
+	pods := config.Client.CoreV1().Pods(config.Namespace)
+	w.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.LabelSelector = config.Selector
+			return pods.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.LabelSelector = config.Selector
+			return pods.Watch(ctx, options)
+		},
+	}, config.Client), &corev1.Pod{}, 0, cache.Indexers{byJob: func(object any) ([]string, error) {
+		if pod, ok := object.(*corev1.Pod); ok {
+			return []string{string(jobUID(pod))}, nil
+		}
+		return nil, nil
+	}})
+	if err := w.informer.SetTransform(strip); err != nil {
+		return nil, fmt.Errorf("watch pods: %w", err)
+	}
+	registration, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { w.changed(object, false) },
+		UpdateFunc: func(_, object any) { w.changed(object, false) },
+		DeleteFunc: func(object any) {
+			if unknown, missed := object.(cache.DeletedFinalStateUnknown); missed {
+				object = unknown.Obj
+			}
+			w.changed(object, true)
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch pods: %w", err)
+	}
+	w.synced = registration.HasSynced
+	return w, nil
+}
+
+const byJob = "job"
+
+func jobUID(pod *corev1.Pod) types.UID {
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
+		return owner.UID
+	}
+	return ""
+}
+
+// strip leaves of a pod what this package reads.
+func strip(object any) (any, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion, OwnerReferences: pod.OwnerReferences,
+		Labels: map[string]string{labelRunID: pod.Labels[labelRunID], labelQueue: pod.Labels[labelQueue], labelAttempt: pod.Labels[labelAttempt]},
+	}}
+	for _, container := range pod.Spec.InitContainers {
+		kept.Spec.InitContainers = append(kept.Spec.InitContainers, corev1.Container{Name: container.Name, RestartPolicy: container.RestartPolicy})
+	}
+	for _, container := range pod.Spec.Containers {
+		kept.Spec.Containers = append(kept.Spec.Containers, corev1.Container{Name: container.Name})
+	}
+	kept.Status.Phase = pod.Status.Phase
+	for _, status := range pod.Status.InitContainerStatuses {
+		kept.Status.InitContainerStatuses = append(kept.Status.InitContainerStatuses, stripStatus(status))
+	}
+	for _, status := range pod.Status.ContainerStatuses {
+		kept.Status.ContainerStatuses = append(kept.Status.ContainerStatuses, stripStatus(status))
+	}
+	return kept, nil
+}
+
+func stripStatus(status corev1.ContainerStatus) corev1.ContainerStatus {
+	kept := corev1.ContainerStatus{Name: status.Name}
+	switch {
+	case status.State.Running != nil:
+		kept.State.Running = &corev1.ContainerStateRunning{}
+	case status.State.Terminated != nil:
+		kept.State.Terminated = &corev1.ContainerStateTerminated{}
+	}
+	return kept
+}
+
+// Run watches until ctx ends.
+func (w *Pods) Run(ctx context.Context) error {
+	w.informer.RunWithContext(ctx)
+	return nil
+}
+
+func (w *Pods) changed(object any, gone bool) {
+	seen, ok := object.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	job := jobUID(seen)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pods, followed := w.jobs[job]
+	if !followed {
+		return
+	}
+	w.note(pods, seen, gone)
+	close(w.news[job])
+	w.news[job] = make(chan struct{})
+}
+
+// note keeps what is newest of a pod. The caller holds the lock.
+func (w *Pods) note(pods map[types.UID]*pod, seen *corev1.Pod, gone bool) {
+	if known, ok := pods[seen.UID]; ok {
+		known.update(seen, gone)
+		return
+	}
+	pods[seen.UID] = &pod{object: seen, gone: gone, changed: make(chan struct{})}
+}
+
+// Logs calls found once with every container of the Job's pods, as they come,
+// until over is closed and a look at the cluster has found no more.
+func (w *Pods) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(*Container)) error {
+	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
+		return ctx.Err()
+	}
+	uid := types.UID(job.UID)
+	w.mu.Lock()
+	if _, taken := w.jobs[uid]; taken {
+		w.mu.Unlock()
+		return fmt.Errorf("the logs of job %s are followed already", job.Name)
+	}
+	pods := make(map[types.UID]*pod)
+	w.jobs[uid], w.news[uid] = pods, make(chan struct{})
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		// The containers that were found keep their pods, but nobody tells
+		// them of changes any more: by now all have ended.
+		delete(w.jobs, uid)
+		delete(w.news, uid)
+	}()
+	there, err := w.informer.GetIndexer().ByIndex(byJob, job.UID)
+	if err != nil {
+		return fmt.Errorf("look up the pods of job %s: %w", job.Name, err)
+	}
+	w.mu.Lock()
+	for _, object := range there {
+		if seen, ok := object.(*corev1.Pod); ok {
+			w.note(pods, seen, false)
+		}
+	}
+	w.mu.Unlock()
+	given := make(map[string]bool)
+	for {
+		news := w.give(uid, pods, given, found)
+		select {
+		case <-news:
+		case <-over:
+			return w.rest(ctx, job, pods, given, found)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// give calls found with containers that are new.
+func (w *Pods) give(uid types.UID, pods map[types.UID]*pod, given map[string]bool, found func(*Container)) (news <-chan struct{}) {
+	w.mu.Lock()
+	var fresh []*Container
+	for _, p := range pods {
+		for _, container := range w.containers(p) {
+			if key := container.log.String(); !given[key] {
+				given[key] = true
+				fresh = append(fresh, container)
+			}
+		}
+	}
+	news = w.news[uid]
+	w.mu.Unlock()
+	for _, container := range fresh {
+		found(container)
+	}
+	return news
+}
+
+// rest asks the cluster for the Job's pods, since the watch may lag behind its
+// end, and marks all as ended.
+func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, given map[string]bool, found func(*Container)) error {
+	var list *corev1.PodList
+	wait := 100 * time.Millisecond
+	for {
+		var err error
+		list, err = w.config.Client.CoreV1().Pods(job.Namespace).List(ctx, metav1.ListOptions{LabelSelector: w.config.Selector + ",batch.kubernetes.io/job-name=" + job.Name})
+		if err == nil {
+			break
+		}
+		select {
+		case <-time.After(wait):
+			wait = min(2*wait, 5*time.Second)
+		case <-ctx.Done():
+			return fmt.Errorf("list the pods of job %s: %w", job.Name, err)
+		}
+	}
+	w.mu.Lock()
+	present := make(map[types.UID]bool)
+	for i := range list.Items {
+		if seen := &list.Items[i]; jobUID(seen) == types.UID(job.UID) {
+			present[seen.UID] = true
+			kept, err := strip(seen)
+			if stripped, ok := kept.(*corev1.Pod); ok && err == nil {
+				w.note(pods, stripped, false)
+			}
+		}
+	}
+	for uid, p := range pods {
+		if !present[uid] {
+			p.update(p.object, true)
+		}
+	}
+	w.mu.Unlock()
+	w.give(types.UID(job.UID), pods, given, found)
+	return w.awaitEnds(ctx, types.UID(job.UID), pods)
+}
+
+// awaitEnds keeps telling the containers of changes until none is left that
+// may change: a pod that is being deleted outlives its Job.
+func (w *Pods) awaitEnds(ctx context.Context, uid types.UID, pods map[types.UID]*pod) error {
+	for {
+		w.mu.Lock()
+		news, open := w.news[uid], false
+		for _, p := range pods {
+			for _, container := range w.containers(p) {
+				open = open || !container.Ended()
+			}
+		}
+		w.mu.Unlock()
+		if !open {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Ended calls found with every container of every pod that has ended.
+func (w *Pods) Ended(ctx context.Context, found func(*Container)) error {
+	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
+		return ctx.Err()
+	}
+	for _, object := range w.informer.GetStore().List() {
+		seen, ok := object.(*corev1.Pod)
+		if !ok || seen.Status.Phase != corev1.PodSucceeded && seen.Status.Phase != corev1.PodFailed {
+			continue
+		}
+		for _, container := range w.containers(&pod{object: seen, changed: make(chan struct{})}) {
+			found(container)
+		}
+	}
+	return nil
+}
+
+func (w *Pods) containers(p *pod) []*Container {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	attempt, err := strconv.Atoi(p.object.Labels[labelAttempt])
+	if err != nil {
+		return nil // not made for a run
+	}
+	var all []*Container
+	add := func(name string) {
+		all = append(all, &Container{pods: w, pod: p, name: p.object.Name, log: logevent.Log{
+			Queue: p.object.Labels[labelQueue], Run: p.object.Labels[labelRunID], Attempt: attempt, Pod: p.object.Name, Container: name,
+		}})
+	}
+	for _, container := range p.object.Spec.InitContainers {
+		add(container.Name)
+	}
+	for _, container := range p.object.Spec.Containers {
+		add(container.Name)
+	}
+	return all
+}
+
+// Container is one container's log.
+type Container struct {
+	pods *Pods
+	pod  *pod
+	name string // the pod's
+	log  logevent.Log
+}
+
+// Log names the log.
+func (c *Container) Log() logevent.Log { return c.log }
+
+// Changed is closed with the next change of the pod.
+func (c *Container) Changed() <-chan struct{} {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	return c.pod.changed
+}
+
+// Ended reports whether the container writes nothing more, as the pod's status
+// says.
+func (c *Container) Ended() bool {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	if c.pod.gone || c.pod.object.Status.Phase == corev1.PodSucceeded || c.pod.object.Status.Phase == corev1.PodFailed {
+		return true
+	}
+	status := c.status()
+	return status != nil && status.State.Terminated != nil && !c.sidecar()
+}
+
+// started reports whether the container was ever seen to have begun.
+func (c *Container) started() bool {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	status := c.status()
+	return status != nil && (status.State.Running != nil || status.State.Terminated != nil)
+}
+
+func (c *Container) status() *corev1.ContainerStatus {
+	for _, statuses := range [][]corev1.ContainerStatus{c.pod.object.Status.ContainerStatuses, c.pod.object.Status.InitContainerStatuses} {
+		for i := range statuses {
+			if statuses[i].Name == c.log.Container {
+				return &statuses[i]
+			}
+		}
+	}
+	return nil
+}
+
+// sidecar: an init container that is started again when it ends.
+func (c *Container) sidecar() bool {
+	for _, container := range c.pod.object.Spec.InitContainers {
+		if container.Name == c.log.Container {
+			return container.RestartPolicy != nil
+		}
+	}
+	return false
+}
+
+// Open reads the log by the API; see the follower's Source.
+func (c *Container) Open(ctx context.Context, since time.Time, follow bool) (io.ReadCloser, error) {
+	if !c.started() {
+		return nil, logevent.ErrNotYet // asking would be one refusal for each container that waits
+	}
+	options := &corev1.PodLogOptions{Container: c.log.Container, Follow: follow, Timestamps: true}
+	if !since.IsZero() {
+		options.SinceTime = &metav1.Time{Time: since.Truncate(time.Second)}
+	}
+	body, err := c.pods.config.Client.CoreV1().Pods(c.pods.config.Namespace).GetLogs(c.name, options).Stream(ctx)
+	switch {
+	case err == nil:
+		return body, nil
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("%w: %w", logevent.ErrGone, err)
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	default:
+		return nil, fmt.Errorf("read the log of container %s of pod %s: %w", c.log.Container, c.name, err)
+	}
+}

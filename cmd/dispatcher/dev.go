@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -85,6 +86,13 @@ func startDev(ctx context.Context, settings *config.Config, options devOptions, 
 		return nil, err
 	}
 	settings.Launch.DataDir = options.dataDir
+	if settings.Archive() == (config.Archive{}) {
+		settings.Logs.Archive, err = devArchive(options.dataDir)
+		if err != nil {
+			return nil, err
+		}
+		settings.Logs.ShipAge = time.Second
+	}
 	running, stop := context.WithCancel(ctx)
 	dev := &devServer{URL: natsServer.ClientURL(), stop: stop, done: make(chan struct{})}
 	ready := make(chan struct{})
@@ -106,6 +114,15 @@ func startDev(ctx context.Context, settings *config.Config, options devOptions, 
 		}
 		return nil, dev.err
 	}
+}
+
+// devArchive is where logs are kept when no setting says so.
+func devArchive(dataDir string) (string, error) {
+	folder, err := filepath.Abs(filepath.Join(dataDir, "logs"))
+	if err != nil {
+		return "", fmt.Errorf("find the folder for logs: %w", err)
+	}
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(folder)}).String(), nil
 }
 
 // Close stops everything and waits until it has stopped. It may be called

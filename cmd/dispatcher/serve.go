@@ -112,6 +112,9 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
+	if launching, err = withLogs(ctx, settings, launching, js, counters, log); err != nil {
+		return err
+	}
 	self := owner()
 	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{

@@ -1,72 +1,75 @@
-// Command logshipper will take pod log events off their stream and put them
-// into S3, Cloud Logging or files. Shipping is not in this version: what it can
-// do is to say so, and to check that the server which the events will come from
-// can be reached with the settings it is given.
+// Command logshipper takes the lines of logs off the stream and puts them where
+// they stay (serve), and checks what is there (verify). It reads the same
+// settings as the dispatcher.
+//
+// It exits with 0 when all went well and nothing is missing, with 2 when it was
+// called in a way that cannot work, and with 1 otherwise.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
-	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
-
-	"github.com/ropewalk/ropewalk/internal/config"
-	"github.com/ropewalk/ropewalk/internal/natsconn"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the first signal asks to stop, the second ends the process
-	if err := execute(ctx, os.Args[1:], os.Stdout); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "logshipper:", err)
-		os.Exit(1)
-	}
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// execute is the whole program but for the end of the process.
-func execute(ctx context.Context, args []string, stdout io.Writer) error {
+// usageError tells of a call that cannot work.
+type usageError struct{ error }
+
+// errIncomplete ends verify when it has said what is missing.
+var errIncomplete = errors.New("the archive is not complete")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
-		Use:   "logshipper",
-		Short: "Keep the logs of runs; shipping is not in this version yet",
-		// Said once, by main.
+		Use: "logshipper", Short: "Keep the logs of runs", Version: version(),
 		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetOut(stdout)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetArgs(args)
-	root.AddCommand(&cobra.Command{
-		Use:   "check",
-		Short: "Say whether the NATS server can be reached, and holds JetStream",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return check(cmd.Context(), stdout) },
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newServeCommand(stderr), newVerifyCommand(stdout), &cobra.Command{
+		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(stdout, version())
+			return err
+		},
 	})
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	_, _ = fmt.Fprintf(stderr, "logshipper: %v\n", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
 }
 
-func check(ctx context.Context, stdout io.Writer) error {
-	settings, err := config.LoadClient()
-	if err != nil {
-		return err
+// release is set by the linker.
+var release string //nolint:gochecknoglobals // by the linker only
+
+func version() string {
+	if release != "" {
+		return release
 	}
-	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	conn, js, err := natsconn.Dial(limited, natsconn.Options{
-		URL: settings.NATS.URL.Reveal(), Name: "ropewalk-logshipper", CredentialsFile: settings.NATS.Credentials,
-		User: settings.NATS.User, Password: settings.NATS.Password, Token: settings.NATS.Token,
-		CAFile: settings.NATS.TLSCA, CertFile: settings.NATS.TLSCert, KeyFile: settings.NATS.TLSKey,
-	}, zerolog.Nop())
-	if err != nil {
-		return err
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
 	}
-	defer conn.Close()
-	if _, err := js.AccountInfo(limited); err != nil {
-		return fmt.Errorf("ask NATS for its JetStream account: %w", err)
-	}
-	_, err = fmt.Fprintf(stdout, "NATS %s at %s, with JetStream\n", conn.ConnectedServerVersion(), conn.ConnectedUrlRedacted())
-	return err
+	return "unknown"
 }

@@ -60,6 +60,12 @@ func checkText(rule, text string) error {
 		return checkAddress(text)
 	case "file":
 		return checkFile(text)
+	case "archive":
+		_, err := parseArchive(text)
+		if err != nil {
+			return fmt.Errorf("%.80q %w", text, err)
+		}
+		return nil
 	case "yaml object":
 		return checkYAMLObject(text)
 	default:

@@ -28,8 +28,7 @@ type Config struct {
 	Kubernetes Kubernetes `title:"Kubernetes" about:"The cluster that Jobs are made in."`
 	Pod        Pod        `title:"Jobs and pods" about:"What the operator sets for the Job and pod of every run."`
 	Images     Images     `title:"Images" about:"Where the images of runs come from: the one that a request names is used again, or there is one prebuilt image, or they are built on demand."`
-	Builder    Builder    `title:"Builders" about:"How images are built on demand: each by one Job that runs BuildKit, however many runs and replicas want it."`
-	Logs       Logs       `title:"Logs of runs" about:"Whether logs are kept outside the pods."`
+	Logs       Logs       `title:"Logs of runs" about:"Whether and where logs are kept outside the pods. Dispatchers and shippers read it alike, and so does dispatcher logs."`
 	AWS        AWS        `title:"AWS" about:"What the AWS flavour needs besides."`
 
 	// facts has one entry per variable. It holds no value, so that printing
@@ -162,9 +161,19 @@ type Builder struct {
 	PodTemplatePatch string            `envconfig:"ROPEWALK_BUILDER_POD_TEMPLATE_PATCH" check:"yaml object" example:"{\"spec\": {\"runtimeClassName\": \"gvisor\"}}" meaning:"Strategic merge patch that is laid over the pod template of builders last; the builder's container is called run."`
 }
 
-// Logs says whether the logs of runs are kept outside the pods.
+// Logs says where the logs of runs are kept; [Config.Archive] joins it with the
+// flavour.
 type Logs struct {
-	ExternalLogs bool `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_ENABLE_EXTERNAL_LOGS" default:"false" example:"true" meaning:"Whether the logs of runs are stored in S3; the AWS flavour only."`
+	ExternalLogs bool              `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_ENABLE_EXTERNAL_LOGS" default:"false" example:"true" meaning:"Whether the logs of runs are stored in S3; the AWS flavour only."`
+	Archive      string            `envconfig:"ROPEWALK_LOG_ARCHIVE" check:"archive" example:"s3://my-bucket/run-logs" meaning:"Where the logs of runs are kept: an S3 bucket with a prefix, or a folder as file:///var/lib/ropewalk/logs; unset, the bucket of the AWS flavour if external logs are enabled, and otherwise logs stay in the pods."`
+	StreamBytes  int               `envconfig:"ROPEWALK_LOG_STREAM_BYTES" default:"1073741824" min:"1048576" example:"10737418240" meaning:"Most bytes of lines that NATS holds until they are archived; when it is full, followers wait, and the nodes keep the lines."`
+	ShipBytes    int               `envconfig:"ROPEWALK_SHIP_BYTES" default:"8388608" min:"65536" max:"67108864" example:"16777216" meaning:"How much text of a log the shipper gathers for one object of the archive."`
+	ShipAge      time.Duration     `envconfig:"ROPEWALK_SHIP_AGE" default:"1m" min:"100ms" example:"5m" meaning:"How long the shipper gathers at most."`
+	S3Endpoint   string            `envconfig:"ROPEWALK_S3_ENDPOINT" example:"http://minio:9000" meaning:"Address of an S3 server that is not AWS."`
+	S3PathStyle  bool              `envconfig:"ROPEWALK_S3_PATH_STYLE" default:"false" example:"true" meaning:"Whether the bucket stands in the path of S3 addresses instead of the host's name; most servers that are not AWS need it."`
+	S3Encryption string            `envconfig:"ROPEWALK_S3_ENCRYPTION" oneof:"AES256,aws:kms" example:"aws:kms" meaning:"Server-side encryption of the objects; unset, the bucket's default."`
+	S3KMSKey     string            `envconfig:"ROPEWALK_S3_KMS_KEY" example:"alias/run-logs" meaning:"Key of KMS that objects are encrypted with, if ROPEWALK_S3_ENCRYPTION is aws:kms; unset, the account's default."`
+	S3Tags       map[string]string `envconfig:"ROPEWALK_S3_TAGS" example:"{\"team\": \"ml\"}" meaning:"Tags of the objects."`
 }
 
 // AWS holds what the AWS flavour needs.

@@ -68,6 +68,7 @@ func TestDefaultsAreTheOnesThatThePagesGive(t *testing.T) {
 			RequestMaySet: []string{"resources", "nodeSelector", "tolerations"},
 		},
 		Kubernetes: Kubernetes{Flavour: FlavourKubernetes, Namespace: "runs", ServiceAccount: "runner", QPS: 1000, Burst: 2000},
+		Logs:       Logs{StreamBytes: 1 << 30, ShipBytes: 8 << 20, ShipAge: time.Minute},
 		Pod:        Pod{TTLSecondsAfterFinished: 2 * 24 * 60 * 60, SeccompProfile: "RuntimeDefault", DropCapabilities: []string{"ALL"}},
 		Images:     Images{Modes: []string{"reuse", "prebuilt", "build"}, ResolveDigest: "auto", DigestCache: time.Minute},
 		Builder:    Builder{Repository: "runner", Cache: "registry", Timeout: 30 * time.Minute, FailureMemory: 5 * time.Minute},

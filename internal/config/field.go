@@ -95,6 +95,8 @@ func (f field) values() string {
 		words = "file name"
 	case "address":
 		words = "host:port, or :port"
+	case "archive":
+		words = "s3://bucket/prefix or file:///folder"
 	case "yaml object":
 		words = "JSON or YAML object"
 	}

@@ -16,6 +16,8 @@ type role struct {
 	local bool
 	// launches: the rules for what launches runs apply.
 	launches bool
+	// archives: the rules for where logs are kept apply.
+	archives bool
 }
 
 // LoadClient reads what commands need that only talk to the queue: the NATS
@@ -23,6 +25,19 @@ type role struct {
 // [*Error] with every problem.
 func LoadClient() (*Config, error) {
 	return load(role{reads: func(group string) bool { return group == "NATS" }})
+}
+
+// LoadLogs reads what the shipper needs, and what commands need that read logs:
+// NATS and where logs are kept. An error is an [*Error] with every problem.
+func LoadLogs() (*Config, error) {
+	return load(role{archives: true, reads: func(group string) bool {
+		switch group {
+		case "NATS", "HTTP", "Log", "Logs", "AWS", "Kubernetes":
+			return true
+		default:
+			return false
+		}
+	}})
 }
 
 // LoadServe reads and checks every setting. An error is an [*Error] with every
@@ -70,10 +85,12 @@ func (r role) read() *loader {
 	if r.reads("NATS") {
 		l.natsRules()
 	}
+	if r.launches || r.archives {
+		l.logRules()
+	}
 	if r.launches {
 		l.queueRules()
 		l.podRules()
-		l.logRules()
 		l.kubernetesRules()
 	}
 	l.problems = append(l.problems, unknownNames(os.Environ(), all)...) //nolint:forbidigo // envconfig does not look for names it does not know

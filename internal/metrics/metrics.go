@@ -43,6 +43,7 @@ type Metrics struct {
 	adoptions    *prometheus.CounterVec
 	retries      *prometheus.CounterVec
 	requests     *prometheus.CounterVec
+	logs         *logCounters
 }
 
 // New returns metrics that count from zero.
@@ -85,6 +86,7 @@ func New(version string) *Metrics {
 	}, func() float64 { return 1 })
 	m.registry.MustRegister(m.latency, m.duration, m.finished, m.claimed, m.redeliveries, m.adoptions, m.retries, m.requests, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.logs = newLogCounters(m.registry)
 	return m
 }
 

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"github.com/ropewalk/ropewalk/client"
+	"github.com/ropewalk/ropewalk/internal/archive"
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logread"
+	"github.com/ropewalk/ropewalk/internal/logship"
+	"github.com/ropewalk/ropewalk/internal/logstream"
+	"github.com/ropewalk/ropewalk/internal/natsconn"
+)
+
+// logsOptions are what the flags of logs say.
+type logsOptions struct {
+	follow, timestamps bool
+	attempt, tail      int
+	container          string
+	since              time.Duration
+	output             format
+}
+
+func newLogsCommand(a *app) *cobra.Command {
+	var options logsOptions
+	cmd := &cobra.Command{
+		Use:   "logs ID",
+		Short: "Show what a run has written, or follow it",
+		Long: `Show what a run has written: what is archived, and what is not yet. With -f, go
+on with what comes, until the run is over and all of its lines were shown.
+
+The archive is where ROPEWALK_LOG_ARCHIVE says, and beside "dispatcher dev" the
+folder logs under ROPEWALK_DATA_DIR. A run that is over is read from there
+without NATS or a cluster. Where a run has several containers or attempts, each
+line begins with whose it is.`,
+		Args: arguments("ID"),
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&options.follow, "follow", "f", false, "go on with what comes, to the end of the run")
+	flags.IntVar(&options.attempt, "attempt", 0, "show the attempt `N` only (default: all)")
+	flags.StringVarP(&options.container, "container", "c", "", "show the container `NAME` only (default: all)")
+	flags.IntVar(&options.tail, "tail", -1, "of what is there, show the last `N` lines only")
+	flags.DurationVar(&options.since, "since", 0, "show lines that are not older than this `TIME`, such as 10m")
+	flags.BoolVar(&options.timestamps, "timestamps", false, "begin each line with its time")
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		options.output = *output
+		if options.tail >= 0 && options.follow {
+			return misused(cmd, "--tail and -f do not go together")
+		}
+		return a.logs(cmd.Context(), args[0], options)
+	}
+	return cmd
+}
+
+// logs finds the sources and writes what they have.
+func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
+	settings, err := config.LoadLogs()
+	if err != nil {
+		return err
+	}
+	kept, err := openArchive(ctx, settings)
+	if err != nil {
+		return err
+	}
+	query := logread.Query{Run: id, Follow: options.follow, Wanted: options.wants}
+	if options.since > 0 {
+		query.Since = time.Now().Add(-options.since)
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, js, err := natsconn.Dial(limited, natsOptions(settings, "ropewalk-command"), a.troubleLog())
+	if err != nil {
+		if kept == nil || options.follow {
+			return err
+		}
+		_, _ = fmt.Fprintf(a.stderr, "dispatcher: %s; showing what is archived\n", printable(err.Error()))
+		return a.writeLogs(ctx, logread.New(archived{kept}, nil), query, options)
+	}
+	defer conn.Close()
+	c := client.New(js)
+	record, err := c.Get(ctx, id)
+	if err != nil && (!errors.Is(err, client.ErrNotFound) || kept == nil) {
+		return explainMissing(err, id)
+	}
+	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return logsOver(ctx, c, id, known) }
+	reader, err := newLogReader(ctx, kept, js)
+	if err != nil {
+		return err
+	}
+	if record.ID == "" { // its record has been forgotten, its logs are kept longer
+		query.Follow = false
+	}
+	return a.writeLogs(ctx, reader, query, options)
+}
+
+func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetStream) (*logread.Reader, error) {
+	stream, err := logstream.Open(ctx, js)
+	if errors.Is(err, logstream.ErrNotSetUp) {
+		return nil, errors.New("no dispatcher on this NATS server follows logs; set ROPEWALK_LOG_ARCHIVE for it, and start a logshipper")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if kept == nil {
+		return logread.New(nil, streamed{stream}), nil
+	}
+	return logread.New(archived{kept}, streamed{stream}), nil
+}
+
+// openArchive opens the archive of the settings, or that of a dispatcher dev
+// that keeps its state here; nil if there is neither.
+func openArchive(ctx context.Context, settings *config.Config) (*archive.Archive, error) {
+	if settings.Archive() == (config.Archive{}) {
+		where, err := devArchive(settings.Launch.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		settings.Logs.Archive = where
+		if _, err := os.Stat(settings.Archive().Folder); err != nil {
+			settings.Logs.Archive = ""
+			return nil, nil //nolint:nilerr // there is none
+		}
+	}
+	return logship.Open(ctx, settings, nil)
+}
+
+// lateLogs is how long after a run's end its followers may take to find a
+// container that has ended before they came to it.
+const lateLogs = 5 * time.Second
+
+// logsOver tells whether a run is over and has no other logs than those that
+// are known.
+func logsOver(ctx context.Context, c *client.Client, id string, known []logevent.Log) (bool, error) {
+	record, err := c.Get(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if !record.State.Final() {
+		return false, nil
+	}
+	found := slices.ContainsFunc(known, func(log logevent.Log) bool { return log.Attempt == record.Attempt && log.Container == "run" })
+	return found || record.Job == nil || record.FinishedAt == nil || time.Since(*record.FinishedAt) > lateLogs, nil
+}
+
+func (o logsOptions) wants(log logevent.Log) bool {
+	return (o.attempt == 0 || log.Attempt == o.attempt) && (o.container == "" || log.Container == o.container)
+}
+
+// writeLogs writes lines as they come, or the last of them.
+func (a *app) writeLogs(ctx context.Context, reader *logread.Reader, query logread.Query, options logsOptions) error {
+	writer := &logWriter{out: newScreen(a.stdout), options: options}
+	take := writer.write
+	var last []logread.Line
+	if options.tail >= 0 {
+		take = func(line logread.Line) error {
+			if line.Text = slices.Clone(line.Text); options.tail > 0 {
+				last = append(last, line)
+			}
+			if len(last) > 2*options.tail {
+				last = slices.Clone(last[len(last)-options.tail:])
+			}
+			return nil
+		}
+	}
+	err := reader.Read(ctx, query, take)
+	if len(last) > options.tail {
+		last = last[len(last)-max(options.tail, 0):]
+	}
+	for _, line := range last {
+		if err := writer.write(line); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// logWriter writes lines as the flags say.
+type logWriter struct {
+	out     screen
+	options logsOptions
+	first   logevent.Log
+	several bool
+	within  bool // a line goes on
+}
+
+func (w *logWriter) write(line logread.Line) error {
+	if w.options.output == formatJSON {
+		return w.writeJSON(line)
+	}
+	if w.first == (logevent.Log{}) {
+		w.first = line.Log
+	}
+	w.several = w.several || line.Log != w.first
+	var text strings.Builder
+	if !w.within {
+		if w.several {
+			fmt.Fprintf(&text, "[%d %s] ", line.Log.Attempt, printable(line.Log.Container))
+		}
+		if w.options.timestamps {
+			text.WriteString(line.Time.Format(time.RFC3339Nano) + " ")
+		}
+	}
+	if line.Flags&logevent.Gap != 0 {
+		text.WriteString("ropewalk: ")
+	}
+	if w.out.terminal {
+		writeHarmless(&text, line.Text)
+	} else {
+		text.Write(line.Text)
+	}
+	w.within = line.Flags&logevent.Partial != 0
+	if line.Flags&(logevent.Partial|logevent.Unended) == 0 || line.Flags&logevent.Unended != 0 && w.out.terminal {
+		text.WriteByte('\n')
+	}
+	if _, err := w.out.Write([]byte(text.String())); err != nil {
+		return fmt.Errorf("write the logs: %w", err)
+	}
+	return nil
+}
+
+func (w *logWriter) writeJSON(line logread.Line) error {
+	entry := archive.AppendJSON(nil, &line.Line)
+	whose, err := json.Marshal(struct {
+		Run       string `json:"run"`
+		Attempt   int    `json:"attempt"`
+		Pod       string `json:"pod"`
+		Container string `json:"container"`
+	}{line.Log.Run, line.Log.Attempt, line.Log.Pod, line.Log.Container})
+	if err != nil {
+		return fmt.Errorf("write the logs: %w", err)
+	}
+	whose[len(whose)-1] = ','
+	if _, err := w.out.Write(append(whose, entry[1:]...)); err != nil {
+		return fmt.Errorf("write the logs: %w", err)
+	}
+	return nil
+}
+
+// writeHarmless writes text for a terminal: what it could obey, but for colours
+// and tabs, is shown instead. A carriage return at the end of a line stays away.
+func writeHarmless(to *strings.Builder, text []byte) {
+	text = []byte(strings.TrimSuffix(string(text), "\r"))
+	for len(text) > 0 {
+		if size := colour(text); size > 0 {
+			to.Write(text[:size])
+			text = text[size:]
+			continue
+		}
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(to, `\x%02x`, text[0])
+		case r == '\t' || unicode.IsPrint(r):
+			to.WriteRune(r)
+		default:
+			to.WriteString(strings.Trim(fmt.Sprintf("%+q", r), "'"))
+		}
+		text = text[size:]
+	}
+}
+
+// colour is the length of the sequence at the beginning of a text that sets
+// colours and nothing else (ESC [ digits and semicolons m), or 0.
+func colour(text []byte) int {
+	if len(text) < 3 || text[0] != 0x1b || text[1] != '[' {
+		return 0
+	}
+	for i := 2; i < min(len(text), 24); i++ {
+		switch b := text[i]; {
+		case b == 'm':
+			return i + 1
+		case b != ';' && (b < '0' || b > '9'):
+			return 0
+		}
+	}
+	return 0
+}
+
+// archived and streamed give the reader what each side has.
+type (
+	archived struct{ kept *archive.Archive }
+	streamed struct{ stream *logstream.Stream }
+)
+
+func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error) {
+	stored, err := a.kept.Logs(ctx, runID)
+	logs := make(map[logevent.Log]bool, len(stored))
+	for _, s := range stored {
+		logs[s.Log] = s.Whole
+	}
+	return logs, err
+}
+
+func (a archived) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
+	return a.kept.Read(ctx, log, from, take)
+}
+
+func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take func(logevent.Log, logevent.Batch, bool) bool) error {
+	return s.stream.Read(ctx, runID, idle, func(a logstream.Arrival) bool { return take(a.Log, a.Batch, a.Live) })
+}

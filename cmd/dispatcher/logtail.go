@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/k8sjobs"
+	"github.com/ropewalk/ropewalk/internal/localexec"
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logfollow"
+	"github.com/ropewalk/ropewalk/internal/logging"
+	"github.com/ropewalk/ropewalk/internal/logship"
+	"github.com/ropewalk/ropewalk/internal/logstream"
+	"github.com/ropewalk/ropewalk/internal/metrics"
+	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// logSilence is how long a log may say nothing before its connection is opened
+// anew. It costs a request then, for each container that is silent.
+const logSilence = time.Minute
+
+// withLogs has the logs of the runs that a launcher follows followed too, if
+// the settings say where logs are kept: nobody would take them off the stream
+// otherwise.
+func withLogs(ctx context.Context, settings *config.Config, inner launcher, js jetstream.JetStream, counters *metrics.Metrics, log zerolog.Logger) (launcher, error) {
+	if settings.Archive() == (config.Archive{}) {
+		log.Info().Msg("ROPEWALK_LOG_ARCHIVE is not set; logs stay in the pods")
+		return inner, nil
+	}
+	stream, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: int64(settings.Logs.StreamBytes), Replicas: settings.NATS.Replicas})
+	if err != nil {
+		return nil, err
+	}
+	component := log.With().Str(logging.Component, "logs").Logger()
+	follower, err := logfollow.New(logfollow.Config{Stream: stream, Counter: counters, Log: component, Silence: logSilence})
+	if err != nil {
+		return nil, err
+	}
+	var (
+		jobs   logfollow.Jobs
+		finder runner
+	)
+	if local, ok := inner.(*localexec.Launcher); ok {
+		// Without a cluster, one process is all there is.
+		kept, err := logship.Open(ctx, settings, counters.SinkRequest)
+		if err != nil {
+			return nil, err
+		}
+		jobs, finder = localLogs{local}, shipping(func(ctx context.Context) error {
+			return logship.Run(ctx, js, settings, kept, counters, log.With().Str(logging.Component, "ship").Logger())
+		})
+	} else {
+		// A client of its own, so that launching never waits behind logs.
+		client, err := k8sjobs.NewClient(k8sjobs.ClientConfig{
+			Kubeconfig: os.Getenv("KUBECONFIG"), QPS: float32(settings.Kubernetes.QPS), Burst: settings.Kubernetes.Burst,
+			Version: version(), Count: counters.Request,
+		})
+		if err != nil {
+			return nil, err
+		}
+		pods, err := podlogs.New(podlogs.Config{
+			Client: client, Namespace: settings.Kubernetes.Namespace, Selector: k8sjobs.Selector(settings.Launch.Instance),
+		})
+		if err != nil {
+			return nil, err
+		}
+		jobs, finder = podLogs{pods}, pods
+	}
+	return &logged{launcher: inner, finder: finder, logs: logfollow.NewRuns(follower, jobs, component)}, nil
+}
+
+// logged is a launcher whose Jobs' logs are followed.
+type logged struct {
+	launcher
+	// finder is what finds the logs, or ships them.
+	finder runner
+	logs   *logfollow.Runs
+}
+
+// Run runs the launcher and what follows logs.
+func (l *logged) Run(ctx context.Context) error {
+	parts, failing := errgroup.WithContext(ctx)
+	for _, part := range []runner{l.launcher, l.finder, l.logs} {
+		parts.Go(func() error { return part.Run(failing) })
+	}
+	return parts.Wait()
+}
+
+// Follow follows a Job and its logs. It does not wait for the logs to be
+// drained: the run's slot is not held for that.
+func (l *logged) Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error) {
+	over := l.logs.Follow(ctx, job)
+	seen, err := l.launcher.Follow(ctx, job, report)
+	if err == nil {
+		over()
+	}
+	return seen, err
+}
+
+// shipping is the shipper as a part of the process.
+type shipping func(context.Context) error
+
+// Run ships until ctx ends.
+func (s shipping) Run(ctx context.Context) error { return s(ctx) }
+
+// podLogs and localLogs give the follower what each finds.
+type (
+	podLogs   struct{ pods *podlogs.Pods }
+	localLogs struct{ local *localexec.Launcher }
+)
+
+func (p podLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
+	return p.pods.Logs(ctx, job, over, func(c *podlogs.Container) { found(c.Log(), c) })
+}
+
+func (p podLogs) Ended(ctx context.Context, found func(logevent.Log, logfollow.Source)) error {
+	return p.pods.Ended(ctx, func(c *podlogs.Container) { found(c.Log(), c) })
+}
+
+func (l localLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
+	return l.local.Logs(ctx, job, over, func(o *localexec.Output) { found(o.Log(), o) })
+}
+
+func (l localLogs) Ended(ctx context.Context, found func(logevent.Log, logfollow.Source)) error {
+	return l.local.Ended(ctx, func(o *localexec.Output) { found(o.Log(), o) })
+}

@@ -1,0 +1,125 @@
+// Package logship is the wiring that the logshipper and the embedded default
+// share: it opens the archive that the settings name, and ships every partition
+// of the stream to it.
+package logship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ropewalk/ropewalk/internal/archive"
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logstream"
+	"github.com/ropewalk/ropewalk/internal/retry"
+	"github.com/ropewalk/ropewalk/internal/ship"
+	"github.com/ropewalk/ropewalk/internal/sink/file"
+	"github.com/ropewalk/ropewalk/internal/sink/s3"
+)
+
+// ErrNowhere tells that the settings name no archive.
+var ErrNowhere = errors.New("nothing says where logs are kept; set ROPEWALK_LOG_ARCHIVE to s3://BUCKET/PREFIX or file:///FOLDER")
+
+// Open opens the archive of the settings. count, if it is not nil, is told of
+// every request to S3.
+func Open(ctx context.Context, settings *config.Config, count func(operation string)) (*archive.Archive, error) {
+	where := settings.Archive()
+	switch {
+	case where.Folder != "":
+		folder, err := file.New(where.Folder)
+		if err != nil {
+			return nil, err
+		}
+		return archive.New(folder)
+	case where.Bucket != "":
+		bucket, err := s3.New(ctx, s3.Settings{
+			Bucket: where.Bucket, Prefix: where.Prefix, Region: settings.AWS.Region, Endpoint: settings.Logs.S3Endpoint,
+			PathStyle: settings.Logs.S3PathStyle, Encryption: settings.Logs.S3Encryption, KMSKey: settings.Logs.S3KMSKey,
+			Tags: settings.Logs.S3Tags, Count: count,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return archive.New(bucket)
+	default:
+		return nil, ErrNowhere
+	}
+}
+
+// Counter counts what is shipped.
+type Counter = ship.Counter
+
+// mostBytes bounds what is gathered of a partition: a shipper that has all of
+// them holds sixteen times as much at worst.
+const mostBytes = 32 << 20
+
+// Run ships the whole stream to the sink until ctx ends. Any number of
+// processes may do so: each partition is one's at a time.
+func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, sink ship.Sink, counter Counter, log zerolog.Logger) error {
+	shipper, err := ship.New(ship.Config{
+		Sink: sink, Counter: counter, Log: log, Bytes: settings.Logs.ShipBytes, Age: settings.Logs.ShipAge,
+		MostBytes: max(mostBytes, settings.Logs.ShipBytes), Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	var stream *logstream.Stream
+	told := false
+	err = retry.Do(ctx, retry.Network, func() error {
+		stream, err = logstream.Open(ctx, js)
+		return err
+	}, func(err error, _ time.Duration) {
+		if !told {
+			told = true
+			log.Warn().Err(err).Msg("cannot open the stream of logs, trying until it works")
+		}
+	})
+	if err != nil {
+		return ended(ctx, err)
+	}
+	parts, failing := errgroup.WithContext(ctx)
+	for partition := range logstream.Partitions {
+		parts.Go(func() error { return shipPartition(failing, shipper, stream, partition, log) })
+	}
+	return ended(ctx, parts.Wait())
+}
+
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// shipPartition ships one partition, and begins anew when the server has lost
+// the consumer or we the server.
+func shipPartition(ctx context.Context, shipper *ship.Shipper, stream *logstream.Stream, partition int, log zerolog.Logger) error {
+	return retry.Do(ctx, retry.Network, func() error {
+		reader, err := stream.ReadPartition(ctx, partition)
+		if err != nil {
+			return err
+		}
+		defer reader.Close()
+		err = shipper.Run(ctx, source{reader})
+		if errors.Is(err, logevent.ErrDamaged) {
+			return retry.Permanent(fmt.Errorf("partition %d: %w", partition, err))
+		}
+		return err
+	}, func(err error, _ time.Duration) {
+		log.Warn().Err(err).Int("partition", partition).Msg("cannot read a partition of the logs, beginning anew")
+	})
+}
+
+// source gives the shipper what the stream gives.
+type source struct{ *logstream.PartitionReader }
+
+func (s source) Next(ctx context.Context) (ship.Delivery, error) {
+	d, err := s.PartitionReader.Next(ctx)
+	return ship.Delivery(d), err
+}

@@ -1,0 +1,177 @@
+package logstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/retry"
+)
+
+const (
+	// ConsumerPrefix precedes the partition in the name of its consumer.
+	ConsumerPrefix = "ship-"
+	// shipAckWait is how long after its last sign of life a shipper's batches
+	// go to another one.
+	shipAckWait = 15 * time.Second
+	// pinnedTTL is how long after its last pull a shipper keeps a partition.
+	pinnedTTL = 5 * time.Second
+	group     = "ship"
+	// heldMost bounds the batches of a partition that are not yet shipped;
+	// the server keeps track of each.
+	heldMost = 50_000
+)
+
+// Delivery is a batch in the hands of a shipper, until it says that it is kept.
+type Delivery struct {
+	Log   logevent.Log
+	Batch logevent.Batch
+	// Version is the batch's place in the stream.
+	Version uint64
+	// Again: it was delivered before, maybe to a shipper that died.
+	Again bool
+	// Size is that of the message in bytes.
+	Size int
+	// Kept tells the server that the batch is where it stays. It must be
+	// called for the batches of a log in their order.
+	Kept func()
+}
+
+// PartitionReader gives one shipper the batches of a partition. The server
+// sees to it that only one of any number of shippers is given new ones, and
+// that another one takes over within seconds of its death.
+type PartitionReader struct {
+	stream   *Stream
+	messages jetstream.MessagesContext
+
+	mu   sync.Mutex
+	held map[uint64]jetstream.Msg
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// ReadPartition begins to read a partition. The caller calls Close.
+func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionReader, error) {
+	name := fmt.Sprintf("%s%02d", ConsumerPrefix, partition)
+	var messages jetstream.MessagesContext
+	err := retry.Do(ctx, retry.Network, func() error {
+		consumer, err := s.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: PartitionSubject(partition) + ">", DeliverPolicy: jetstream.DeliverAllPolicy,
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: shipAckWait, MaxAckPending: heldMost, MaxDeliver: -1,
+			PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{group}, PinnedTTL: pinnedTTL,
+		})
+		if err != nil {
+			return fmt.Errorf("create consumer %s: %w", name, err)
+		}
+		messages, err = consumer.Messages(jetstream.PullPriorityGroup(group), jetstream.PullExpiry(2*time.Second),
+			jetstream.PullMaxMessagesWithBytesLimit(64, 4<<20))
+		if err != nil {
+			return fmt.Errorf("read partition %d: %w", partition, err)
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	beating, stop := context.WithCancel(ctx)
+	r := &PartitionReader{stream: s, messages: messages, held: make(map[uint64]jetstream.Msg), stop: stop}
+	r.done.Go(func() { r.beat(beating) })
+	return r, nil
+}
+
+// Close gives the partition up. What was not kept goes to another shipper.
+func (r *PartitionReader) Close() {
+	r.messages.Stop()
+	r.stop()
+	r.done.Wait()
+}
+
+// beat tells the server of every batch that is held that it is in good hands.
+func (r *PartitionReader) beat(ctx context.Context) {
+	ticker := time.NewTicker(shipAckWait / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		r.mu.Lock()
+		for _, message := range r.held {
+			_ = message.InProgress() // the next beat says it again
+		}
+		r.mu.Unlock()
+	}
+}
+
+// Next waits for the next batch, at most as long as ctx lasts. A batch that
+// cannot be decoded is an error that names it.
+func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
+	for {
+		message, err := r.messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			if ctx.Err() != nil {
+				return Delivery{}, ctx.Err()
+			}
+			if errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrNoMessages) {
+				continue // the connection was away; it is asked again
+			}
+			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
+		}
+		metadata, err := message.Metadata()
+		if err != nil {
+			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
+		}
+		arrival, err := arrivalOf(message)
+		if err != nil {
+			return Delivery{}, err
+		}
+		version := metadata.Sequence.Stream
+		r.mu.Lock()
+		r.held[version] = message
+		r.mu.Unlock()
+		return Delivery{
+			Log: arrival.Log, Batch: arrival.Batch, Version: version, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
+			Kept: func() {
+				r.mu.Lock()
+				delete(r.held, version)
+				r.mu.Unlock()
+				_ = message.Ack() // or it comes again, and is found to be there
+			},
+		}, nil
+	}
+}
+
+// Purge removes the batches of a log before the one at version.
+func (r *PartitionReader) Purge(ctx context.Context, log logevent.Log, version uint64) error {
+	return r.stream.Purge(ctx, log, version)
+}
+
+// Load is how full the stream is.
+type Load struct {
+	Batches uint64
+	Bytes   uint64
+	// Pending is how many batches no shipper has been given yet.
+	Pending uint64
+	// Held is how many a shipper has and did not yet confirm.
+	Held int
+}
+
+// Load asks the server how full the stream is and what waits to be shipped.
+func (s *Stream) Load(ctx context.Context) (Load, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return Load{}, fmt.Errorf("ask for the state of stream %s: %w", Name, err)
+	}
+	load := Load{Batches: info.State.Msgs, Bytes: info.State.Bytes}
+	for consumer := range s.stream.ListConsumers(ctx).Info() {
+		load.Pending += consumer.NumPending
+		load.Held += consumer.NumAckPending
+	}
+	return load, nil
+}

@@ -1,0 +1,358 @@
+// Package ship is the core that takes lines from the stream of logs to where
+// they stay: it gathers what comes for each log, gives it to a sink in pieces
+// of a good size, and tells the stream only once the sink has confirmed. It
+// knows no SDK; source and sink are what it declares.
+//
+// What has been confirmed is known by the sink alone. A shipper that takes over
+// asks it where a log goes on, so that lines which come again after a crash are
+// not kept twice.
+package ship
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/retry"
+)
+
+// Delivery is a batch that is the shipper's until it is kept.
+type Delivery struct {
+	Log     logevent.Log
+	Batch   logevent.Batch
+	Version uint64
+	Again   bool
+	Size    int
+	Kept    func()
+}
+
+// Source gives the batches of one partition: those of a log in order, but for
+// those that come again.
+type Source interface {
+	// Next waits for a batch, at most as long as ctx lasts.
+	Next(ctx context.Context) (Delivery, error)
+	// Purge removes what lies before version of a log.
+	Purge(ctx context.Context, log logevent.Log, version uint64) error
+}
+
+// Sink is where lines stay. What it was given once it may be given again. An
+// error means that it is not known whether the lines are kept.
+type Sink interface {
+	// Reached returns the sequence of the first line that is not kept, and
+	// whether the log was finished. A sink that cannot know returns 1.
+	Reached(ctx context.Context, log logevent.Log) (next uint64, ended bool, err error)
+	// Put keeps lines of a log that goes on.
+	Put(ctx context.Context, log logevent.Log, lines []logevent.Line) error
+	// Finish keeps the last lines of a log, if there are any.
+	Finish(ctx context.Context, log logevent.Log, lines []logevent.Line) error
+}
+
+// Counter counts, for metrics. Its methods return at once.
+type Counter interface {
+	// Shipped: so many lines and bytes of text were confirmed, the oldest
+	// of which was written so long ago.
+	Shipped(lines, bytes int, age time.Duration)
+	// Retried: the sink had to be asked again.
+	Retried()
+	// Buffered: so many more (or fewer) lines and bytes are held.
+	Buffered(lines, bytes int)
+}
+
+// Config is what a [Shipper] works with; all fields are required.
+type Config struct {
+	Sink    Sink
+	Counter Counter
+	Log     zerolog.Logger
+	// Bytes is the size of text at which what was gathered of a log is
+	// given to the sink, Age the time after which it is in any case.
+	Bytes int
+	Age   time.Duration
+	// MostBytes bounds what is gathered of all logs of a partition.
+	MostBytes int
+	Now       func() time.Time
+}
+
+// Shipper ships partitions. It is safe for concurrent use.
+type Shipper struct{ config Config }
+
+// New returns a shipper.
+func New(config Config) (*Shipper, error) {
+	if config.Sink == nil || config.Counter == nil || config.Now == nil || config.Bytes <= 0 || config.Age <= 0 || config.MostBytes < config.Bytes {
+		return nil, errors.New("ship: Sink, Counter, Now, Bytes, Age and MostBytes (at least Bytes) are required")
+	}
+	return &Shipper{config}, nil
+}
+
+// recheck is how often the sink is asked how far a log is of which lines are
+// missing that were given to another shipper.
+const recheck = 2 * time.Second
+
+// forget is how long the place of a log is remembered of which nothing comes.
+const forget = 10 * time.Minute
+
+// Run ships what comes from a source until ctx ends or the source fails. What
+// was not confirmed by then comes again.
+func (s *Shipper) Run(ctx context.Context, source Source) error {
+	p := &partition{config: s.config, source: source, logs: make(map[logevent.Log]*gathered)}
+	defer p.drop()
+	for {
+		delivery, err := p.next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+		case err != nil:
+			return err
+		default:
+			if err := p.take(ctx, delivery); err != nil {
+				return err
+			}
+		}
+		if err := p.flushDue(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// partition is what a shipper holds of one partition.
+type partition struct {
+	config Config
+	source Source
+	logs   map[logevent.Log]*gathered
+	size   int
+}
+
+// gathered is what is held of one log.
+type gathered struct {
+	log logevent.Log
+	// next is the sequence that follows what is kept and gathered.
+	next  uint64
+	lines []logevent.Line
+	size  int
+	// since is when the first of them came, used when anything last did.
+	since, used time.Time
+	ended       bool
+	// finished: the sink has the log to its end.
+	finished bool
+	version  uint64
+	kept     []func()
+	// ahead has what comes after lines that are with another shipper or on
+	// their way again, by first sequence.
+	ahead   map[uint64]Delivery
+	checked time.Time
+}
+
+// next waits for a delivery until something else is to be done.
+func (p *partition) next(ctx context.Context) (Delivery, error) {
+	until := p.config.Now().Add(p.config.Age)
+	for _, g := range p.logs {
+		if len(g.kept) > 0 {
+			until = earlier(until, g.since.Add(p.config.Age))
+		}
+		if len(g.ahead) > 0 {
+			until = earlier(until, g.checked.Add(recheck))
+		}
+	}
+	limited, cancel := context.WithTimeout(ctx, max(until.Sub(p.config.Now()), time.Millisecond))
+	defer cancel()
+	return p.source.Next(limited)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// take gathers a delivery.
+func (p *partition) take(ctx context.Context, d Delivery) error {
+	g, known := p.logs[d.Log]
+	if !known {
+		g = &gathered{log: d.Log, next: 1, ahead: make(map[uint64]Delivery)}
+		p.logs[d.Log] = g
+		if d.Again || d.Batch.First > 1 {
+			if err := p.check(ctx, g); err != nil {
+				return err
+			}
+		}
+	}
+	g.used = p.config.Now()
+	if g.finished {
+		d.Kept()
+		return p.purge(ctx, g.log, d.Version)
+	}
+	if d.Batch.First > g.next {
+		if _, held := g.ahead[d.Batch.First]; !held {
+			p.hold(len(d.Batch.Lines), d.Size)
+		}
+		if len(g.ahead) == 0 {
+			g.checked = p.config.Now()
+		}
+		g.ahead[d.Batch.First] = d
+		return nil
+	}
+	p.absorb(g, d)
+	p.catchUp(g)
+	return nil
+}
+
+// absorb appends the lines of a delivery that are new.
+func (p *partition) absorb(g *gathered, d Delivery) {
+	if len(g.kept) == 0 {
+		g.since = p.config.Now()
+	}
+	for _, line := range d.Batch.Lines {
+		if line.Seq == g.next {
+			g.lines = append(g.lines, line)
+			g.size += len(line.Text)
+			g.next++
+		}
+	}
+	p.hold(len(d.Batch.Lines), d.Size)
+	g.version = max(g.version, d.Version)
+	g.ended = g.ended || d.Batch.End
+	g.kept = append(g.kept, func() {
+		d.Kept()
+		p.hold(-len(d.Batch.Lines), -d.Size)
+	})
+}
+
+// hold counts what is held in memory.
+func (p *partition) hold(lines, bytes int) {
+	p.size += bytes
+	p.config.Counter.Buffered(lines, bytes)
+}
+
+// drop forgets everything.
+func (p *partition) drop() {
+	for _, g := range p.logs {
+		p.config.Counter.Buffered(-len(g.lines), 0)
+	}
+	p.config.Counter.Buffered(0, -p.size)
+}
+
+// catchUp absorbs what was ahead and no longer is.
+func (p *partition) catchUp(g *gathered) {
+	for moved := true; moved && len(g.ahead) > 0; {
+		moved = false
+		for first, d := range g.ahead {
+			if first <= g.next {
+				delete(g.ahead, first)
+				p.hold(-len(d.Batch.Lines), -d.Size)
+				p.absorb(g, d)
+				moved = true
+			}
+		}
+	}
+}
+
+// check asks the sink how far a log is.
+func (p *partition) check(ctx context.Context, g *gathered) error {
+	return p.patiently(ctx, g.log, func() error {
+		next, ended, err := p.config.Sink.Reached(ctx, g.log)
+		if err == nil {
+			g.next, g.finished = max(g.next, next), ended
+		}
+		g.checked = p.config.Now()
+		return err
+	})
+}
+
+// flushDue gives the sink what is large, old or at its end.
+func (p *partition) flushDue(ctx context.Context) error {
+	now := p.config.Now()
+	for log, g := range p.logs {
+		if len(g.ahead) > 0 && now.Sub(g.checked) >= recheck {
+			if err := p.check(ctx, g); err != nil {
+				return err
+			}
+			p.catchUp(g)
+		}
+		if g.ended || g.size >= p.config.Bytes || len(g.kept) > 0 && now.Sub(g.since) >= p.config.Age {
+			if err := p.flush(ctx, g); err != nil {
+				return err
+			}
+		}
+		if len(g.kept) == 0 && len(g.ahead) == 0 && (g.finished || now.Sub(g.used) > forget) {
+			delete(p.logs, log)
+		}
+	}
+	for p.size > p.config.MostBytes {
+		largest := p.largest()
+		if largest == nil {
+			break // all of it waits for lines that are elsewhere
+		}
+		if err := p.flush(ctx, largest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *partition) largest() *gathered {
+	var largest *gathered
+	for _, g := range p.logs {
+		if len(g.kept) > 0 && (largest == nil || g.size > largest.size) {
+			largest = g
+		}
+	}
+	return largest
+}
+
+// flush gives the sink what was gathered of a log, until it confirms.
+func (p *partition) flush(ctx context.Context, g *gathered) error {
+	began := p.config.Now()
+	err := p.patiently(ctx, g.log, func() error {
+		if g.ended {
+			return p.config.Sink.Finish(ctx, g.log, g.lines)
+		}
+		return p.config.Sink.Put(ctx, g.log, g.lines)
+	})
+	if err != nil {
+		return err
+	}
+	if len(g.lines) > 0 {
+		p.config.Counter.Shipped(len(g.lines), g.size, began.Sub(g.lines[0].Time))
+	}
+	// In their order: if we die on the way, it is the last ones that come
+	// again.
+	for _, kept := range g.kept {
+		kept()
+	}
+	g.lines, g.size, g.kept = nil, 0, nil
+	g.finished = g.ended
+	return p.purge(ctx, g.log, g.version)
+}
+
+// purge makes room in the stream. What is not purged now is with the next
+// purge of the log.
+func (p *partition) purge(ctx context.Context, log logevent.Log, version uint64) error {
+	limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.source.Purge(limited, log, version); err != nil && ctx.Err() == nil {
+		p.config.Log.Warn().Err(err).Str("log", log.String()).Msg("cannot make room in the stream of logs")
+	}
+	return ctx.Err()
+}
+
+// sinking is how long to wait between tries to reach the sink.
+var sinking = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second}
+
+func (p *partition) patiently(ctx context.Context, log logevent.Log, operation func() error) error {
+	warned := false
+	err := retry.Do(ctx, sinking, operation, func(err error, _ time.Duration) {
+		p.config.Counter.Retried()
+		if !warned {
+			warned = true
+			p.config.Log.Warn().Err(err).Str("log", log.String()).Msg("the sink does not take lines, trying until it does; they stay in the stream")
+		}
+	})
+	if warned && err == nil {
+		p.config.Log.Info().Str("log", log.String()).Msg("the sink takes lines again")
+	}
+	return err
+}

@@ -66,8 +66,8 @@ func (m *Metrics) Shipped(lines, bytes int, age time.Duration) {
 	m.logs.lag.Set(age.Seconds())
 }
 
-// Retried counts a failure of the sink.
-func (m *Metrics) Retried() { m.logs.retries.Inc() }
+// SinkRetried counts a failure of the sink.
+func (m *Metrics) SinkRetried() { m.logs.retries.Inc() }
 
 // Buffered counts what the shipper holds.
 func (m *Metrics) Buffered(lines, bytes int) {

@@ -55,8 +55,8 @@ type Counter interface {
 	// Shipped: so many lines and bytes of text were confirmed, the oldest
 	// of which was written so long ago.
 	Shipped(lines, bytes int, age time.Duration)
-	// Retried: the sink had to be asked again.
-	Retried()
+	// SinkRetried: the sink had to be asked again.
+	SinkRetried()
 	// Buffered: so many more (or fewer) lines and bytes are held.
 	Buffered(lines, bytes int)
 }
@@ -345,7 +345,7 @@ var sinking = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second
 func (p *partition) patiently(ctx context.Context, log logevent.Log, operation func() error) error {
 	warned := false
 	err := retry.Do(ctx, sinking, operation, func(err error, _ time.Duration) {
-		p.config.Counter.Retried()
+		p.config.Counter.SinkRetried()
 		if !warned {
 			warned = true
 			p.config.Log.Warn().Err(err).Str("log", log.String()).Msg("the sink does not take lines, trying until it does; they stay in the stream")

@@ -20,8 +20,8 @@ var parts struct {
 	cluster *rig.Cluster
 	// The programs: the dispatcher as it ships, the same with fault points in
 	// it, and nats-server.
-	dispatcher, faulty, natsServer string
-	image                          string
+	dispatcher, faulty, logshipper, natsServer string
+	image                                      string
 }
 
 func TestMain(m *testing.M) {
@@ -59,6 +59,7 @@ func prepare() (dir string, err error) {
 	}
 	parts.dispatcher = filepath.Join(dir, "dispatcher")
 	parts.faulty = filepath.Join(dir, "dispatcher-faultpoints")
+	parts.logshipper = filepath.Join(dir, "logshipper")
 	parts.natsServer = filepath.Join(dir, "nats-server")
 	ctx := context.Background()
 	for _, build := range []struct {
@@ -67,6 +68,7 @@ func prepare() (dir string, err error) {
 	}{
 		{parts.dispatcher, "github.com/ropewalk/ropewalk/cmd/dispatcher", nil},
 		{parts.faulty, "github.com/ropewalk/ropewalk/cmd/dispatcher", []string{"-tags", "faultpoints"}},
+		{parts.logshipper, "github.com/ropewalk/ropewalk/cmd/logshipper", nil},
 		{parts.natsServer, "github.com/nats-io/nats-server/v2", nil},
 	} {
 		if err := rig.Build(ctx, build.out, build.pkg, build.flags...); err != nil {

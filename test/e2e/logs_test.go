@@ -1,0 +1,266 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+// talker is a pod that writes, and what must come of it.
+type talker struct {
+	script string
+	// expect gives the lines, with their newlines, in order.
+	expect func(give func(string))
+}
+
+// numbered writes n lines in bursts, with a pause after each.
+func numbered(n, burst int, pause string) talker {
+	return talker{
+		script: fmt.Sprintf(`i=0; while [ $i -lt %d ]; do seq $((i+1)) $((i+%d)) | sed 's/.*/line & of this run, and some more text to make it longer/'; i=$((i+%d)); sleep %s; done`, n, burst, burst, pause),
+		expect: func(give func(string)) {
+			for i := range n {
+				give(fmt.Sprintf("line %d of this run, and some more text to make it longer\n", i+1))
+			}
+		},
+	}
+}
+
+// talkers are pods of all the kinds that are hard to follow.
+func talkers() map[string]talker {
+	all := map[string]talker{
+		"no-newline": {`printf 'one\ntwo'`, func(give func(string)) { give("one\n"); give("two") }},
+		"long-lines": {
+			`for i in 1 2 3; do head -c 1048576 /dev/zero | tr '\0' x; echo " end $i"; done`,
+			func(give func(string)) {
+				for i := range 3 {
+					give(strings.Repeat("x", 1<<20) + fmt.Sprintf(" end %d\n", i+1))
+				}
+			},
+		},
+		"binary": {
+			`i=0; while [ $i -lt 2000 ]; do printf 'a\377\376\000\033[31m\r%d\n' $i; i=$((i+1)); done`,
+			func(give func(string)) {
+				for i := range 2000 {
+					give(fmt.Sprintf("a\xff\xfe\x00\x1b[31m\r%d\n", i))
+				}
+			},
+		},
+		"failed": {`seq 1 5000; exit 3`, sequence(5000)},
+		"killed": {`seq 1 5000; kill -9 $$`, sequence(5000)},
+		"silent": {`true`, func(func(string)) {}},
+	}
+	for i := range 2 {
+		all[fmt.Sprint("burst-", i)] = numbered(100_000, 100_000, "0")
+	}
+	for i := range 6 {
+		all[fmt.Sprint("steady-", i)] = numbered(20_000, 500, "0.5")
+	}
+	return all
+}
+
+func sequence(n int) func(func(string)) {
+	return func(give func(string)) {
+		for i := range n {
+			give(fmt.Sprintf("%d\n", i+1))
+		}
+	}
+}
+
+// Dispatchers and shippers are killed at random, the NATS server is killed, and
+// the S3 server is away for a while; and every line is in the archive once, in
+// order, byte for byte. It is counted by a program that knows the layout from
+// its documentation only.
+func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
+	w, s3 := newLogWorld(t)
+	replicas := w.serve(2)
+	shippers := []*rig.Dispatcher{w.ship(), w.ship()}
+	all := talkers()
+	for id, talk := range all {
+		w.publish("default", id, script(talk.script))
+	}
+
+	over, finished := context.WithCancel(t.Context())
+	var killer sync.WaitGroup
+	kills := 0
+	killer.Go(func() {
+		ticker := time.NewTicker(3 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+			case <-over.Done():
+				return
+			}
+			kills++
+			switch victim := rand.IntN(2); {
+			case kills == 4:
+				w.nats.Kill()
+				must(t, w.nats.Start(t.Context()))
+			case kills == 6:
+				s3.Kill()
+			case kills == 10:
+				must(t, s3.Start(t.Context()))
+			case kills%2 == 0:
+				replicas[victim].Kill()
+				next, err := w.start(parts.dispatcher, nil)
+				must(t, err)
+				replicas[victim] = next
+			default:
+				shippers[victim].Kill()
+				shippers[victim] = w.ship()
+			}
+		}
+	})
+	var ids []string
+	for id := range all {
+		ids = append(ids, id)
+	}
+	w.awaitFinal(5*time.Minute, ids)
+	must(t, rig.Poll(w.within(2*time.Minute), 200*time.Millisecond, func() error {
+		if kills < 12 {
+			return fmt.Errorf("%d kills so far", kills)
+		}
+		return nil
+	}))
+	finished()
+	killer.Wait()
+
+	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
+	must(t, rig.Poll(w.within(2*time.Minute), time.Second, func() error { return finishedLogs(root, len(all)) }))
+	lines := 0
+	for id, talk := range all {
+		lines += checkArchived(t, root, id, talk)
+	}
+	verify := w.verify("--since", "1h")
+	if verify.code != 0 {
+		t.Errorf("verify: %d\n%s%s", verify.code, verify.stdout, verify.stderr)
+	}
+	t.Logf("%d lines of %d runs, over %d kills", lines, len(all), kills)
+}
+
+// newLogWorld is a world whose logs are kept on an S3 server.
+func newLogWorld(t *testing.T) (*world, *rig.S3) {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	s3, err := rig.StartS3(ctx, dir, "logs")
+	must(t, err)
+	t.Cleanup(func() { s3.Kill() })
+	return newWorld(t, limitedTo("20").With(s3.Credentials()).With(rig.Settings{
+		"ROPEWALK_ACK_WAIT": ackWait.String(), "ROPEWALK_LOG_ARCHIVE": "s3://logs/runs", "ROPEWALK_S3_ENDPOINT": s3.URL(),
+		"ROPEWALK_S3_PATH_STYLE": "true", "ROPEWALK_SHIP_AGE": "2s", "ROPEWALK_SHIP_BYTES": "1000000",
+	})), s3
+}
+
+// ship starts a logshipper.
+func (w *world) ship() *rig.Dispatcher {
+	w.t.Helper()
+	shipper, err := rig.Serve(parts.logshipper, w.settings, filepath.Join(w.dir, "logshipper.log"))
+	must(w.t, err)
+	w.t.Cleanup(shipper.Kill)
+	return shipper
+}
+
+// finishedLogs tells whether so many logs are there to their ends, and no
+// chunks beside them.
+func finishedLogs(root string, want int) error {
+	whole, chunks := 0, 0
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".ndjson.zst") {
+			if relative, err := filepath.Rel(root, path); err == nil && strings.Count(relative, "/") == 3 {
+				whole++
+			} else {
+				chunks++
+			}
+		}
+		return err
+	})
+	if err == nil && (whole != want || chunks > 0) {
+		err = fmt.Errorf("%d logs are whole, want %d; there are %d chunks", whole, want, chunks)
+	}
+	return err
+}
+
+// checkArchived compares the log of a run with what its pod wrote.
+func checkArchived(t *testing.T, root, id string, talk talker) (lines int) {
+	t.Helper()
+	objects, err := filepath.Glob(filepath.Join(root, id, "1", "*", "run.ndjson.zst"))
+	if err != nil || len(objects) != 1 {
+		t.Errorf("run %s has the objects %v, %v", id, objects, err)
+		return 0
+	}
+	file, err := os.Open(objects[0])
+	must(t, err)
+	defer func() { _ = file.Close() }()
+	decoder, err := zstd.NewReader(file)
+	must(t, err)
+	defer decoder.Close()
+	var got, want strings.Builder
+	talk.expect(func(line string) { want.WriteString(line) })
+	scanner := bufio.NewScanner(decoder)
+	scanner.Buffer(nil, 4<<20)
+	for next := uint64(1); scanner.Scan(); next++ {
+		var entry struct {
+			Seq                   uint64
+			Text                  string
+			Base64                []byte
+			Partial, Unended, Gap bool
+		}
+		must(t, json.Unmarshal(scanner.Bytes(), &entry))
+		if entry.Seq != next {
+			t.Errorf("run %s: line %d stands where %d belongs", id, entry.Seq, next)
+			return lines
+		}
+		if entry.Gap {
+			t.Errorf("run %s: a gap: %s", id, entry.Text)
+		}
+		got.WriteString(entry.Text)
+		got.Write(entry.Base64)
+		if !entry.Partial && !entry.Unended {
+			got.WriteByte('\n')
+		}
+		lines++
+	}
+	must(t, scanner.Err())
+	if a, b := got.String(), want.String(); a != b {
+		at := 0
+		for at < min(len(a), len(b)) && a[at] == b[at] {
+			at++
+		}
+		t.Errorf("run %s: %d bytes are archived and %d were written; from byte %d on it is %.60q and should be %.60q", id, len(a), len(b), at, a[at:], b[at:])
+	}
+	return lines
+}
+
+// verify runs logshipper verify as a user would.
+func (w *world) verify(args ...string) answer {
+	w.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(w.within(2*time.Minute), parts.logshipper, append([]string{"verify"}, args...)...)
+	for name, value := range w.settings {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		w.t.Fatalf("logshipper verify: %v", err)
+	}
+	return answer{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}

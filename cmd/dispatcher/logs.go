@@ -97,12 +97,16 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 		return explainMissing(err, id)
 	}
 	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return logsOver(ctx, c, id, known) }
-	reader, err := newLogReader(ctx, kept, js)
-	if err != nil {
-		return err
+	reader, readErr := newLogReader(ctx, kept, js)
+	if readErr != nil {
+		return readErr
 	}
 	if record.ID == "" { // its record has been forgotten, its logs are kept longer
 		query.Follow = false
+		stored, listErr := kept.Logs(ctx, id)
+		if listErr != nil || len(stored) == 0 {
+			return errors.Join(explainMissing(err, id), listErr)
+		}
 	}
 	return a.writeLogs(ctx, reader, query, options)
 }

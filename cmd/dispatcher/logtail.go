@@ -26,6 +26,15 @@ import (
 // anew. It costs a request then, for each container that is silent.
 const logSilence = time.Minute
 
+// prepareLogs makes the stream of logs, if anybody will take them off it.
+func prepareLogs(ctx context.Context, settings *config.Config, js jetstream.JetStream) error {
+	if settings.Archive() == (config.Archive{}) {
+		return nil
+	}
+	_, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: int64(settings.Logs.StreamBytes), Replicas: settings.NATS.Replicas})
+	return err
+}
+
 // withLogs has the logs of the runs that a launcher follows followed too, if
 // the settings say where logs are kept: nobody would take them off the stream
 // otherwise.
@@ -34,7 +43,7 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 		log.Info().Msg("ROPEWALK_LOG_ARCHIVE is not set; logs stay in the pods")
 		return inner, nil
 	}
-	stream, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: int64(settings.Logs.StreamBytes), Replicas: settings.NATS.Replicas})
+	stream, err := logstream.Open(ctx, js)
 	if err != nil {
 		return nil, err
 	}

@@ -96,6 +96,11 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 		return err
 	}
 	counters := metrics.New(version())
+	// Before the first run can be submitted: whoever does that may want to
+	// follow its logs at once.
+	if err := prepareLogs(ctx, settings, js); err != nil {
+		return err
+	}
 	definitions, store, err := prepareNATS(ctx, settings, js)
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func (i Index) frame() []byte {
 	if err != nil {
 		panic("archive: an index always marshals: " + err.Error())
 	}
-	size := uint32(len(text)) //nolint:gosec // an index of 4 GiB would have millions of chunks
+	size := uint32(len(text))
 	frame := binary.LittleEndian.AppendUint32(nil, skippable)
 	frame = binary.LittleEndian.AppendUint32(frame, size+uint32(indexFooter))
 	frame = append(frame, text...)

@@ -39,8 +39,10 @@ func (b *Builder) Add(at time.Time, flags Flags, text []byte) {
 	b.count++
 }
 
-// Size is how many bytes the lines take, Count how many they are.
-func (b *Builder) Size() int     { return len(b.lines) }
+// Size is how many bytes the lines take.
+func (b *Builder) Size() int { return len(b.lines) }
+
+// Count is how many lines there are.
 func (b *Builder) Count() uint64 { return b.count }
 
 // Reset empties the builder. What is larger than keep is given back.

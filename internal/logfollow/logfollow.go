@@ -133,8 +133,6 @@ type following struct {
 	// last, if missedOnce.
 	missed     int
 	missedOnce bool
-	// whole: the last connection followed the log to what looked like its end.
-	whole bool
 	// unread counts how often in a row an ended log was something else.
 	unread int
 }

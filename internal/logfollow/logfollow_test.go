@@ -164,7 +164,7 @@ func (s *source) Open(ctx context.Context, since time.Time, follow bool) (io.Rea
 
 // connection is one reading of a source.
 type connection struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // a reader has no other way to be interrupted
 	source *source
 	since  time.Time
 	follow bool
@@ -323,7 +323,7 @@ func TestEveryLineOnceInOrderWhateverBreaks(t *testing.T) {
 				go func() {
 					for part := range slices.Chunk(records, 50) {
 						from.write(part...)
-						time.Sleep(time.Second)
+						<-time.After(time.Second)
 					}
 					from.end()
 				}()
@@ -348,7 +348,7 @@ func TestEveryLineOnceInOrderWhateverBreaks(t *testing.T) {
 								t.Errorf("follow: %v", err)
 								return
 							}
-							time.Sleep(time.Second)
+							<-time.After(time.Second)
 						}
 					})
 				}
@@ -380,7 +380,7 @@ func TestALineIsPublishedSoonAndTheEndComesLast(t *testing.T) {
 		go func() { done <- follower(t, to, &counter{}).Follow(t.Context(), theLog, from) }()
 		synctest.Wait()
 		from.write(line(1, "hello"))
-		time.Sleep(30 * time.Millisecond)
+		<-time.After(30 * time.Millisecond)
 		if place, err := to.Place(t.Context(), theLog); err != nil || place.Next != 2 || place.Ended {
 			t.Errorf("after 30 ms the stream is at %+v, %v", place, err)
 		}
@@ -417,7 +417,7 @@ func TestAFullStreamHoldsTheReaderBack(t *testing.T) {
 		from.end()
 		done := make(chan error)
 		go func() { done <- follower(t, to, counts).Follow(t.Context(), theLog, from) }()
-		time.Sleep(3 * time.Hour)
+		<-time.After(3 * time.Hour)
 		if counts.waiting != 1 {
 			t.Errorf("%d wait", counts.waiting)
 		}
@@ -462,9 +462,11 @@ func TestWhatTheNodeLostIsWrittenDown(t *testing.T) {
 				ctx, kill := context.WithCancel(t.Context())
 				done := make(chan error)
 				go func() { done <- follower(t, to, counts).Follow(ctx, theLog, from) }()
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				kill()
-				<-done
+				if err := <-done; !errors.Is(err, context.Canceled) {
+					t.Errorf("killed: %v", err)
+				}
 				if name == "the file was rotated while nobody followed" {
 					from.write(line(50, "d"))
 				}

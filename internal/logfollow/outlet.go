@@ -117,7 +117,7 @@ func (o *outlet) publish(ctx context.Context) error {
 				return err
 			}
 			o.next += count
-			o.f.config.Counter.Followed(int(count), text) //nolint:gosec // bounded by batchBytes
+			o.f.config.Counter.Followed(int(count), text)
 		}
 		if closed {
 			var none logevent.Builder
@@ -145,7 +145,7 @@ func (o *outlet) gather(ctx context.Context) {
 
 // sending is how long to wait between tries to publish: a stream that is full
 // stays so until somebody has shipped something.
-var sending = retry.Policy{First: 50 * time.Millisecond, Most: 2 * time.Second}
+var sending = retry.Policy{First: 50 * time.Millisecond, Most: 2 * time.Second} //nolint:gochecknoglobals // it never changes
 
 // publishTimeout is long enough for a server under load. Afterwards the same
 // batch is sent again.

@@ -24,6 +24,9 @@ const (
 	pause = 200 * time.Millisecond
 	// mostPause is the most.
 	mostPause = 5 * time.Second
+	// settle is how long after a container's end its last output may take to
+	// be in the log: the container runtime may tell of the end first.
+	settle = 500 * time.Millisecond
 	// mostUnread is how often, with these pauses, an ended log may be
 	// something else before it is given up: half a minute.
 	mostUnread = 10
@@ -33,7 +36,7 @@ const (
 // believed only when the container has ended and a reading that was begun after
 // that has brought nothing more: a broken connection can look like an end.
 func (f *following) read(ctx context.Context) error {
-	wait, silence, warned := pause, f.config.Silence, false
+	wait, silence, warned, settled := pause, f.config.Silence, false, false
 	for {
 		ended, changed := f.source.Ended(), f.source.Changed()
 		lines, err := f.once(ctx, !ended, silence)
@@ -41,24 +44,32 @@ func (f *following) read(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, logevent.ErrGone):
-			if f.whole {
-				return nil // the node ends a reading when the container has
-			}
+			// Even if a reading has just come to its end: a node that removes
+			// a container ends the readings of its log where they are.
 			return f.gone(ctx)
 		case ended && errors.Is(err, errNoLog):
 			// A node says in a log's place that it has removed it.
 			if f.unread++; f.unread == mostUnread {
 				return f.gone(ctx)
 			}
-		case ended && (err == nil && lines == 0 || errors.Is(err, logevent.ErrNotYet)):
+		case ended && errors.Is(err, logevent.ErrNotYet):
 			return nil
+		case ended && err == nil && lines == 0:
+			if settled {
+				return nil
+			}
+			settled = true
+			select {
+			case <-time.After(settle):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		case lines > 0 || errors.Is(err, errSilent):
 			wait = pause
 		}
 		if !errors.Is(err, errNoLog) {
 			f.unread = 0
 		}
-		f.whole = err == nil && (!ended || f.whole)
 		if errors.Is(err, errSilent) {
 			silence = min(silence*2, f.config.Silence*8)
 		} else {
@@ -85,9 +96,9 @@ func (f *following) read(ctx context.Context) error {
 // have been more.
 func (f *following) gone(ctx context.Context) error {
 	reached := f.out.position()
-	text := "the log was removed before all of it was read; what followed is lost"
+	text := "the pod was removed before the end of its log was seen; lines may be missing here"
 	if reached.Time.IsZero() {
-		text = "the log was removed before any of it was read; all of it is lost"
+		text = "the pod was removed before any of its log was read; all of it is lost"
 	}
 	return f.gap(ctx, LostGone, text, reached)
 }
@@ -271,7 +282,7 @@ func (c *connection) begin(ctx context.Context, at time.Time) (skip int64, err e
 		if c.at.Offset == 0 {
 			return everything, nil
 		}
-		return int64(c.at.Offset), nil //nolint:gosec // the length of a line
+		return int64(c.at.Offset), nil
 	case found:
 	}
 	return nothing, nil
@@ -337,7 +348,7 @@ func (c *connection) text(ctx context.Context, skip int64) error {
 		line = append(line, part...)
 		for len(line) > logevent.MaxText {
 			size := wholeRunes(line[:logevent.MaxText])
-			offset += uint64(size) //nolint:gosec // not negative
+			offset += uint64(size)
 			if err := c.emit(ctx, logevent.Partial, line[:size], offset); err != nil {
 				return err
 			}

@@ -81,18 +81,19 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 		}
 	})
 	if err != nil {
-		return ended(ctx, err)
+		return stopped(ctx, err)
 	}
 	parts, failing := errgroup.WithContext(ctx)
 	for partition := range logstream.Partitions {
 		parts.Go(func() error { return shipPartition(failing, shipper, stream, partition, log) })
 	}
-	return ended(ctx, parts.Wait())
+	return stopped(ctx, parts.Wait())
 }
 
-func ended(ctx context.Context, err error) error {
+// stopped makes the end that was asked for none of an error.
+func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // whatever it is, it is of the stop
 	}
 	return err
 }

@@ -340,7 +340,7 @@ func (p *partition) purge(ctx context.Context, log logevent.Log, version uint64)
 }
 
 // sinking is how long to wait between tries to reach the sink.
-var sinking = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second}
+var sinking = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second} //nolint:gochecknoglobals // it never changes
 
 func (p *partition) patiently(ctx context.Context, log logevent.Log, operation func() error) error {
 	warned := false

@@ -23,8 +23,13 @@ type Sink interface {
 // Lines makes lines of all kinds, from a sequence on.
 func Lines(first uint64, n int) []logevent.Line {
 	texts := [][]byte{
-		[]byte("plain"), {}, []byte("äöü €"), {0xff, 0xfe, 0}, []byte("\x1b[31mred\x1b[0m\u009b"), []byte(`"quoted" \ <html>`),
-		bytes.Repeat([]byte("long "), 1500), []byte("tab\tcr\r\u2028"), {0xc2},
+		[]byte("plain"),
+		{},
+		[]byte("äöü €"),
+		{0xff, 0xfe, 0},
+		[]byte("\x1b[31mred\x1b[0m\u009b"), []byte(`"quoted" \ <html>`),
+		bytes.Repeat([]byte("long "), 1500), []byte("tab\tcr\r\u2028"),
+		{0xc2},
 	}
 	var lines []logevent.Line
 	for i := range n {

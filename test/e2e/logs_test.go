@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -66,11 +67,11 @@ func talkers() map[string]talker {
 		"killed": {`seq 1 5000; kill -9 $$`, sequence(5000)},
 		"silent": {`true`, func(func(string)) {}},
 	}
-	for i := range 2 {
+	for i := range 4 {
 		all[fmt.Sprint("burst-", i)] = numbered(100_000, 100_000, "0")
 	}
-	for i := range 6 {
-		all[fmt.Sprint("steady-", i)] = numbered(20_000, 500, "0.5")
+	for i := range 30 {
+		all[fmt.Sprint("steady-", i)] = numbered(56_000, 1400, "0.5")
 	}
 	return all
 }
@@ -202,10 +203,29 @@ func finishedLogs(root string, want int) error {
 // checkArchived compares the log of a run with what its pod wrote.
 func checkArchived(t *testing.T, root, id string, talk talker) (lines int) {
 	t.Helper()
+	a, lines, gaps := readArchived(t, root, id)
+	if gaps > 0 {
+		t.Errorf("run %s: %d gaps", id, gaps)
+	}
+	var want strings.Builder
+	talk.expect(func(line string) { want.WriteString(line) })
+	if b := want.String(); a != b {
+		at := 0
+		for at < min(len(a), len(b)) && a[at] == b[at] {
+			at++
+		}
+		t.Errorf("run %s: %d bytes are archived and %d were written; from byte %d on it is %.60q and should be %.60q", id, len(a), len(b), at, a[at:], b[at:])
+	}
+	return lines
+}
+
+// readArchived returns the text of a run's log, how many lines it has, and how
+// many gaps are marked in it.
+func readArchived(t *testing.T, root, id string) (text string, lines, gaps int) {
+	t.Helper()
 	objects, err := filepath.Glob(filepath.Join(root, id, "1", "*", "run.ndjson.zst"))
 	if err != nil || len(objects) != 1 {
-		t.Errorf("run %s has the objects %v, %v", id, objects, err)
-		return 0
+		t.Fatalf("run %s has the objects %v, %v", id, objects, err)
 	}
 	file, err := os.Open(objects[0])
 	must(t, err)
@@ -213,8 +233,7 @@ func checkArchived(t *testing.T, root, id string, talk talker) (lines int) {
 	decoder, err := zstd.NewReader(file)
 	must(t, err)
 	defer decoder.Close()
-	var got, want strings.Builder
-	talk.expect(func(line string) { want.WriteString(line) })
+	var got strings.Builder
 	scanner := bufio.NewScanner(decoder)
 	scanner.Buffer(nil, 4<<20)
 	for next := uint64(1); scanner.Scan(); next++ {
@@ -226,28 +245,20 @@ func checkArchived(t *testing.T, root, id string, talk talker) (lines int) {
 		}
 		must(t, json.Unmarshal(scanner.Bytes(), &entry))
 		if entry.Seq != next {
-			t.Errorf("run %s: line %d stands where %d belongs", id, entry.Seq, next)
-			return lines
+			t.Fatalf("run %s: line %d stands where %d belongs", id, entry.Seq, next)
 		}
-		if entry.Gap {
-			t.Errorf("run %s: a gap: %s", id, entry.Text)
+		if lines++; entry.Gap {
+			gaps++
+			continue
 		}
 		got.WriteString(entry.Text)
 		got.Write(entry.Base64)
 		if !entry.Partial && !entry.Unended {
 			got.WriteByte('\n')
 		}
-		lines++
 	}
 	must(t, scanner.Err())
-	if a, b := got.String(), want.String(); a != b {
-		at := 0
-		for at < min(len(a), len(b)) && a[at] == b[at] {
-			at++
-		}
-		t.Errorf("run %s: %d bytes are archived and %d were written; from byte %d on it is %.60q and should be %.60q", id, len(a), len(b), at, a[at:], b[at:])
-	}
-	return lines
+	return got.String(), lines, gaps
 }
 
 // verify runs logshipper verify as a user would.
@@ -261,6 +272,80 @@ func (w *world) verify(args ...string) answer {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		w.t.Fatalf("logshipper verify: %v", err)
+	}
+	return answer{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// What a container wrote that is killed for its memory is kept to the end. When
+// somebody deletes a pod while it writes, the node may remove its log before it
+// could be read: then the log must say so, and must not be wrong besides.
+func TestPodsThatAreStoppedKeepTheirLinesOrSayThatSomeAreMissing(t *testing.T) {
+	w, s3 := newLogWorld(t)
+	w.serve(1)
+	w.ship()
+	w.publish("default", "deleted", script(`trap 'seq 1 20000; echo bye; exit 1' TERM; echo begun; while true; do sleep 0.1; done`))
+	w.publish("default", "oom", script(`seq 1 20000; x=xxxxxxxx; while true; do x=$x$x; done`).with("pod", map[string]any{
+		"resources": map[string]any{"limits": map[string]string{"memory": "32Mi"}},
+	}))
+	must(t, w.records.Await(w.within(time.Minute), func(records map[string]rig.Record) bool {
+		return records["deleted"].State == "running"
+	}))
+	must(t, rig.Poll(w.within(time.Minute), 100*time.Millisecond, func() error {
+		shown := w.logs("deleted")
+		if !strings.Contains(shown.stdout, "begun") {
+			return fmt.Errorf("the log is %q", shown.stdout)
+		}
+		return nil
+	}))
+	must(t, parts.cluster.Client.CoreV1().Pods(w.namespace).DeleteCollection(w.within(time.Minute), metav1.DeleteOptions{}, metav1.ListOptions{
+		LabelSelector: "ropewalk.dev/run-id=deleted",
+	}))
+	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
+	// The run that lost its pod may go on with another attempt, so that its end
+	// is not waited for.
+	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+		for _, id := range []string{"deleted", "oom"} {
+			if whole, err := filepath.Glob(filepath.Join(root, id, "1", "*", "run.ndjson.zst")); err != nil || len(whole) == 0 {
+				return fmt.Errorf("the log of run %s is not there to its end", id)
+			}
+		}
+		return nil
+	}))
+	checkArchived(t, root, "oom", talker{expect: sequence(20_000)})
+	checkBeginning(t, root, "deleted", talker{expect: func(give func(string)) {
+		give("begun\n")
+		sequence(20_000)(give)
+		give("bye\n")
+	}})
+}
+
+// checkBeginning demands that the log of a run is all of what its pod wrote, or
+// the beginning of it and a gap.
+func checkBeginning(t *testing.T, root, id string, talk talker) {
+	t.Helper()
+	got, _, gaps := readArchived(t, root, id)
+	var want strings.Builder
+	talk.expect(func(line string) { want.WriteString(line) })
+	if gaps == 0 && got != want.String() {
+		t.Errorf("run %s: %d bytes are archived and %d were written, and no gap says so", id, len(got), want.Len())
+	}
+	if !strings.HasPrefix(want.String(), got) || !strings.HasPrefix(got, "begun\n") {
+		t.Errorf("run %s: what is archived is not the beginning of what was written", id)
+	}
+	t.Logf("of a pod that was deleted %d bytes of %d are archived, with %d gaps", len(got), want.Len(), gaps)
+}
+
+// logs shows a run's logs as a user would.
+func (w *world) logs(id string) answer {
+	w.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, "logs", id)
+	for name, value := range w.settings {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		w.t.Fatalf("dispatcher logs: %v", err)
 	}
 	return answer{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }

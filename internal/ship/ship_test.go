@@ -1,0 +1,225 @@
+package ship_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/ship"
+)
+
+var log = logevent.Log{Queue: "default", Run: "r", Attempt: 1, Pod: "p", Container: "run"}
+
+// sink keeps the sequences of lines.
+type sink struct {
+	mu       sync.Mutex
+	puts     []string
+	kept     map[uint64]int
+	next     uint64
+	finished bool
+	broken   error
+	reached  int
+}
+
+func newSink() *sink { return &sink{kept: make(map[uint64]int), next: 1} }
+
+func (s *sink) Reached(context.Context, logevent.Log) (uint64, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reached++
+	return s.next, s.finished, s.broken
+}
+
+func (s *sink) Put(_ context.Context, _ logevent.Log, lines []logevent.Line) error {
+	return s.keep("put", lines, false)
+}
+
+func (s *sink) Finish(_ context.Context, _ logevent.Log, lines []logevent.Line) error {
+	return s.keep("finish", lines, true)
+}
+
+func (s *sink) keep(what string, lines []logevent.Line, end bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return s.broken
+	}
+	for _, line := range lines {
+		s.kept[line.Seq]++
+		s.next = max(s.next, line.Seq+1)
+	}
+	if len(lines) > 0 {
+		what += fmt.Sprintf(" %d-%d", lines[0].Seq, lines[len(lines)-1].Seq)
+	}
+	s.puts = append(s.puts, what)
+	s.finished = end
+	return nil
+}
+
+func (s *sink) set(broken error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = broken
+}
+
+// source gives what is put into it, and notes what is kept.
+type source struct {
+	deliveries chan ship.Delivery
+	mu         sync.Mutex
+	kept       []uint64
+	purged     uint64
+}
+
+func newSource() *source { return &source{deliveries: make(chan ship.Delivery, 100)} }
+
+func (s *source) Next(ctx context.Context) (ship.Delivery, error) {
+	select {
+	case d := <-s.deliveries:
+		return d, nil
+	case <-ctx.Done():
+		return ship.Delivery{}, ctx.Err()
+	}
+}
+
+func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.purged = version
+	return nil
+}
+
+func (s *source) give(first uint64, n int, end, again bool) {
+	batch := logevent.Batch{First: first, End: end}
+	for i := range n {
+		batch.Lines = append(batch.Lines, logevent.Line{Seq: first + uint64(i), Time: time.Now(), Text: []byte("0123456789")})
+	}
+	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Again: again, Size: 10 * n, Kept: func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.kept = append(s.kept, first)
+	}}
+}
+
+func (s *source) confirmed() []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.kept)
+}
+
+type counter struct{}
+
+func (counter) Shipped(int, int, time.Duration) {}
+func (counter) SinkRetried()                    {}
+func (counter) Buffered(int, int)               {}
+
+// running ships from a source to a sink until the returned function is called.
+func running(t *testing.T, to *sink, from *source) (stop func()) {
+	t.Helper()
+	shipper, err := ship.New(ship.Config{
+		Sink: to, Counter: counter{}, Log: zerolog.Nop(), Bytes: 1000, Age: 10 * time.Second, MostBytes: 2000, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- shipper.Run(ctx, from) }()
+	return func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended with %v", err)
+		}
+	}
+}
+
+func TestASmallLogIsOnePutAndNoQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.give(1, 5, false, false)
+		from.give(6, 5, false, false)
+		from.give(11, 0, true, false)
+		synctest.Wait()
+		if !slices.Equal(to.puts, []string{"finish 1-10"}) || to.reached != 0 || !slices.Equal(from.confirmed(), []uint64{1, 6, 11}) || from.purged != 11 {
+			t.Errorf("%v, %d questions, confirmed %v, purged to %d", to.puts, to.reached, from.confirmed(), from.purged)
+		}
+	})
+}
+
+func TestSizeAndAgeSendWhatWasGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.give(1, 150, false, false)
+		from.give(151, 10, false, false)
+		synctest.Wait()
+		if !slices.Equal(to.puts, []string{"put 1-150"}) {
+			t.Errorf("by size: %v", to.puts)
+		}
+		<-time.After(11 * time.Second)
+		if !slices.Equal(to.puts, []string{"put 1-150", "put 151-160"}) {
+			t.Errorf("by age: %v", to.puts)
+		}
+	})
+}
+
+func TestNothingIsConfirmedWhileTheSinkIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		to.set(errors.New("503"))
+		from.give(1, 200, true, false)
+		<-time.After(3 * time.Hour)
+		if kept := from.confirmed(); len(kept) != 0 {
+			t.Errorf("confirmed %v", kept)
+		}
+		to.set(nil)
+		<-time.After(time.Minute)
+		if kept := from.confirmed(); !slices.Equal(kept, []uint64{1}) || !to.finished {
+			t.Errorf("confirmed %v, finished %v", kept, to.finished)
+		}
+	})
+}
+
+// A shipper died after writing lines 1 to 10 and before saying so: they come
+// again, after newer ones, and cut differently.
+func TestWhoTakesOverKeepsEachLineOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		if err := to.keep("put", []logevent.Line{{Seq: 1}, {Seq: 2}, {Seq: 3}, {Seq: 4}, {Seq: 5}}, false); err != nil {
+			t.Fatal(err)
+		}
+		defer running(t, to, from)()
+		from.give(9, 4, false, false)
+		<-time.After(15 * time.Second)
+		if len(from.confirmed()) != 0 {
+			t.Errorf("confirmed %v before the lines that precede them", from.confirmed())
+		}
+		from.give(1, 5, false, true)
+		from.give(6, 3, false, true)
+		from.give(13, 0, true, false)
+		<-time.After(11 * time.Second)
+		for seq := uint64(1); seq <= 12; seq++ {
+			if to.kept[seq] != 1 {
+				t.Errorf("line %d is kept %d times", seq, to.kept[seq])
+			}
+		}
+		if kept := from.confirmed(); len(kept) != 4 || !to.finished {
+			t.Errorf("confirmed %v, finished %v", kept, to.finished)
+		}
+		// And what comes again after the end is confirmed at once.
+		from.give(6, 3, false, true)
+		synctest.Wait()
+		if kept := from.confirmed(); len(kept) != 5 || len(to.kept) != 12 {
+			t.Errorf("confirmed %v, kept %d lines", kept, len(to.kept))
+		}
+	})
+}

@@ -28,6 +28,7 @@ type Config struct {
 	Kubernetes Kubernetes `title:"Kubernetes" about:"The cluster that Jobs are made in."`
 	Pod        Pod        `title:"Jobs and pods" about:"What the operator sets for the Job and pod of every run."`
 	Images     Images     `title:"Images" about:"Where the images of runs come from: the one that a request names is used again, or there is one prebuilt image, or they are built on demand."`
+	Builder    Builder    `title:"Builders" about:"How images are built on demand: each by one Job that runs BuildKit, however many runs and replicas want it."`
 	Logs       Logs       `title:"Logs of runs" about:"Whether and where logs are kept outside the pods. Dispatchers and shippers read it alike, and so does dispatcher logs."`
 	AWS        AWS        `title:"AWS" about:"What the AWS flavour needs besides."`
 

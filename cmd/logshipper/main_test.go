@@ -35,7 +35,7 @@ func TestVerifySaysWhatIsMissing(t *testing.T) {
 		code int
 		says string
 	}{
-		"verify whole":      {0, "whole/1/p/run: 10 lines, 0 gaps of the cluster's, complete"},
+		"verify whole":      {0, "whole/1/p/run: 10 lines, 1 gaps of the cluster's, complete"},
 		"verify open":       {1, "NOT COMPLETE: its end is not there; it goes to line 10"},
 		"verify --since 1h": {1, "whole/1/p/run: 10 lines"},
 		"verify none":       {1, "the archive has nothing of run none"},

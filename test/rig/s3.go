@@ -87,7 +87,7 @@ func (s *S3) Start(ctx context.Context) error {
 
 const (
 	s3Key    = "ropewalk"
-	s3Secret = "ropewalk-secret" //nolint:gosec // of a server that this process starts
+	s3Secret = "ropewalk-secret"
 )
 
 // Credentials are the variables by which the SDK logs in to the server.
@@ -95,8 +95,11 @@ func (s *S3) Credentials() Settings {
 	return Settings{"AWS_ACCESS_KEY_ID": s3Key, "AWS_SECRET_ACCESS_KEY": s3Secret, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 }
 
-// URL is where clients connect; Folder is where a bucket's objects lie.
-func (s *S3) URL() string                 { return "http://" + s.address }
+// URL is where clients connect.
+func (s *S3) URL() string { return "http://" + s.address }
+
+// Folder is where the server keeps the objects of a bucket, as files named by
+// their keys.
 func (s *S3) Folder(bucket string) string { return filepath.Join(s.dir, "s3", bucket) }
 
 // Kill ends the server with SIGKILL; its objects stay.

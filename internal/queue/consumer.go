@@ -31,8 +31,8 @@ type Config struct {
 	// gives its runs to another one.
 	AckWait time.Duration
 	// LaunchWorkers is how many runs of one queue this process makes ready
-	// and launches at once. A message is pulled only when a worker is free,
-	// so that no replica hoards what another could start.
+	// and launches at once. It holds few messages beyond what they work on, so
+	// that no replica hoards what another could start.
 	LaunchWorkers int
 	Log           zerolog.Logger
 	// Fault, if set, is called with the name of each step on the way, so that
@@ -332,11 +332,18 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 // replica has one a queue: the most replicas that there can be.
 const maxWaiting = 512
 
-// pull takes messages one by one, each only when a worker is free, until round
-// ends. Handlers run under work, which outlives the round.
+// pullAhead is how many messages may be on their way to a replica or wait there
+// for a worker. At a round trip of 10 ms that feeds 800 launches a second. What
+// waits for longer than AckWait, on a replica whose launches hang, goes to
+// another one.
+const pullAhead = 8
+
+// pull takes messages, each when a worker is free, until round ends. Handlers run under work, which outlives the round.
 func (s *served) pull(round, work context.Context, consumer jetstream.Consumer, workers chan struct{}, handlers *sync.WaitGroup) {
 	messages, err := consumer.Messages(
-		jetstream.PullMaxMessages(1), // the default would prefetch 500 and hold them all
+		// One at a time would cost every run the way to the server and back;
+		// the default would prefetch 500 and hold them all.
+		jetstream.PullMaxMessages(min(pullAhead, cap(workers))),
 		jetstream.PullExpiry(30*time.Second),
 		jetstream.PullHeartbeat(5*time.Second),
 	)

@@ -32,7 +32,7 @@ func (h *handling) retry(seen run.Observation) bool {
 	now := h.config.Now().UTC()
 	at := now.Add(wait)
 	if err := h.record.Again(at, now); err != nil {
-		h.log.Error().Err(err).Msg("refusing a transition")
+		h.log().Error().Err(err).Msg("refusing a transition")
 		return false
 	}
 	h.record.Message = fmt.Sprintf("Attempt %d ended with %s; attempt %d begins at %s.", ended, seen.Reason, h.record.Attempt, at.Format(time.RFC3339))

@@ -178,31 +178,44 @@ func (c *Consumer) release(sequence uint64) {
 	delete(c.held, sequence)
 }
 
-// handle takes one message from its delivery to its acknowledgement.
-func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, launched func(), log zerolog.Logger) {
-	defer launched()
+// take notes a message as held and reads what its subject and metadata say. It
+// returns nil for a message that is to be left alone.
+func (c *Consumer) take(message jetstream.Msg, log *zerolog.Logger) *run.Delivery {
 	metadata, err := message.Metadata()
 	if err != nil {
 		log.Error().Err(err).Msg("a message without JetStream's metadata was delivered and is left alone")
-		return
+		return nil
 	}
 	sequence := metadata.Sequence.Stream
 	if !c.hold(sequence, message) {
-		return
+		return nil
 	}
-	defer c.release(sequence)
 	delivery := address(message.Subject())
 	delivery.Data = message.Data()
 	delivery.Sequence = sequence
 	delivery.PublishedAt = metadata.Timestamp.UTC()
 	delivery.Redelivered = int(min(metadata.NumDelivered, 1<<31)) - 1
-	decision := c.config.Handler.Handle(ctx, delivery, launched)
-	c.settle(ctx, sequence, decision, log.With().Str("run_id", delivery.ID).Logger())
+	return &delivery
+}
+
+// handle takes one message from its delivery to its acknowledgement. As long as
+// its run lasts its frame stays on the stack, with those of all that it calls
+// to wait: what is done before and after stands in functions of its own.
+func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, launched func(), log *zerolog.Logger) {
+	defer launched()
+	delivery := c.take(message, log)
+	if delivery == nil {
+		return
+	}
+	defer c.release(delivery.Sequence)
+	decision := c.config.Handler.Handle(ctx, *delivery, launched)
+	c.settle(ctx, delivery, decision, log)
 }
 
 // settle does with a message what was decided. All acknowledging of runs
 // stands here.
-func (c *Consumer) settle(ctx context.Context, sequence uint64, decision run.Decision, log zerolog.Logger) {
+func (c *Consumer) settle(ctx context.Context, delivery *run.Delivery, decision run.Decision, of *zerolog.Logger) {
+	sequence, log := delivery.Sequence, of.With().Str("run_id", delivery.ID).Logger()
 	switch decision {
 	case run.Done, run.Reject:
 		c.config.Fault("final-recorded")
@@ -371,9 +384,8 @@ func (s *served) pull(round, work context.Context, consumer jetstream.Consumer, 
 			return
 		}
 		handlers.Go(func() {
-			var once sync.Once
-			launched := func() { once.Do(func() { <-workers }) }
-			s.consumer.handle(work, message, launched, s.log)
+			launched := sync.OnceFunc(func() { <-workers })
+			s.consumer.handle(work, message, launched, &s.log)
 		})
 	}
 }

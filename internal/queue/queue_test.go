@@ -383,11 +383,12 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	var handlers sync.WaitGroup
+	nop := zerolog.Nop()
 	first := next()
-	handlers.Go(func() { consumer.handle(t.Context(), first, func() {}, zerolog.Nop()) })
+	handlers.Go(func() { consumer.handle(t.Context(), first, func() {}, &nop) })
 	receive(t, begun, "begin")
 	second := next() // after AckWait, since nothing shows life here
-	consumer.handle(t.Context(), second, func() {}, zerolog.Nop())
+	consumer.handle(t.Context(), second, func() {}, &nop)
 	if held := consumer.message(1); held.Reply() != second.Reply() {
 		t.Errorf("the message held is %s; want the newer %s", held.Reply(), second.Reply())
 	}

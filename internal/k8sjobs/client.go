@@ -140,7 +140,11 @@ func verbOf(request *http.Request) (verb, resource string) {
 	default:
 		verb = strings.ToLower(request.Method)
 	}
-	return verb, parts[0]
+	resource = parts[0]
+	if len(parts) > 2 { // a part of one that has rights of its own, such as pods/log
+		resource += "/" + parts[2]
+	}
+	return verb, resource
 }
 
 // ServerVersion asks the cluster for its version, in one request that every

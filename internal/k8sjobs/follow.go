@@ -5,6 +5,8 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
@@ -31,13 +33,8 @@ func (l *Launcher) Follow(ctx context.Context, job run.Job, report func(run.Obse
 		switch {
 		case err != nil:
 			return run.Observation{}, err
-		case verdict.GiveUp:
-			if err := f.giveUp(ctx, verdict.Seen); err != nil {
-				return run.Observation{}, err
-			}
-			return verdict.Seen, nil
 		case verdict.Seen.State.Final():
-			return verdict.Seen, nil
+			return f.conclude(ctx, verdict)
 		}
 		f.tell(verdict.Seen)
 		if err := view.wait(ctx, again); err != nil {
@@ -54,9 +51,31 @@ type follower struct {
 	report   func(run.Observation)
 
 	told       run.Observation
+	sight      Sight // the newest
 	stuckSince time.Time
-	missing    absence
-	orphans    orphans
+	// scheduledAt is when the pod got its node.
+	scheduled   types.UID
+	scheduledAt time.Time
+	missing     absence
+	orphans     orphans
+}
+
+// conclude ends the following. What tells of an end without success is read
+// while it is still there: before the Job is deleted, if it is given up.
+func (f *follower) conclude(ctx context.Context, verdict Verdict) (run.Observation, error) {
+	seen := verdict.Seen
+	if seen.State != run.Succeeded {
+		var err error
+		if seen.Evidence, err = f.launcher.evidence(ctx, f.sight, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	if verdict.GiveUp {
+		if err := f.giveUp(ctx, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	return seen, nil
 }
 
 // judge looks at the Job once, and says when to look again by the clock.
@@ -80,7 +99,9 @@ func (f *follower) judge(ctx context.Context) (Verdict, time.Time, error) {
 		f.stuckSince = now
 	}
 	sight.StuckSince, sight.Now = f.stuckSince, now
+	f.sight = sight
 	verdict := Classify(sight, f.launcher.template.settings.Patience)
+	verdict.Seen.ScheduledAt = f.schedule(sight)
 	again := earliest(verdict.Again, ask)
 	if sight.Gone && !verdict.Seen.State.Final() {
 		again = earliest(again, f.orphans.end(ctx, f.launcher, sight))

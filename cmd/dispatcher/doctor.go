@@ -81,14 +81,25 @@ func (a *app) doctor(ctx context.Context, options doctorOptions, output format) 
 func printFinding(out screen, finding doctor.Finding) {
 	status := fmt.Sprintf("%-7s", finding.Status)
 	if out.colour {
-		colour := map[doctor.Status]text.Color{doctor.OK: text.FgGreen, doctor.Warning: text.FgYellow, doctor.Failed: text.FgRed}[finding.Status]
-		status = text.Escape(status, text.Colors{colour}.EscapeSeq())
+		status = text.Escape(status, text.Colors{colourOf(finding.Status)}.EscapeSeq())
 	}
 	line := printable(finding.Found)
 	if finding.ToDo != "" {
 		line += " " + printable(finding.ToDo)
 	}
 	_, _ = fmt.Fprintf(out, "%s  %-32s  %s\n", status, printable(finding.Check), line)
+}
+
+func colourOf(status doctor.Status) text.Color {
+	switch status {
+	case doctor.OK:
+		return text.FgGreen
+	case doctor.Failed:
+		return text.FgRed
+	case doctor.Warning, doctor.Unknown, doctor.Skipped:
+		return text.FgYellow
+	}
+	return text.Reset
 }
 
 // patient is what the checks look at. What one check opens, those use that need

@@ -35,7 +35,7 @@ func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) 
 	pod, found := witness(s)
 	if !found {
 		if len(s.Refusals) == 0 {
-			return nil, nil //nolint:nilnil // there is nothing to tell, and nothing went wrong
+			return nil, nil
 		}
 		return &run.Evidence{Events: newest(s.Refusals)}, nil
 	}

@@ -127,6 +127,9 @@ func (p *Puppet) Disrupted(ctx context.Context, pod *corev1.Pod) error {
 		}
 		return errors.New("the cluster leaves it alone")
 	})
+	if err == nil { // a pod of a Job is kept until it is seen to have ended
+		_, err = pods.Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(`{"status": {"phase": "Failed"}}`), metav1.PatchOptions{}, "status")
+	}
 	if err == nil {
 		err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 	}

@@ -127,8 +127,7 @@ func (p *patient) close() {
 // nothing else to look at: it is not known what they would say.
 func (p *patient) checks() []doctor.Check {
 	settings, err := config.LoadServe()
-	var wrong *config.Error
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*config.Error](err); ok {
 		var checks []doctor.Check
 		for _, problem := range wrong.Problems {
 			checks = append(checks, found("setting "+problem.Name, doctor.Bad("Correct it"+example(problem)+".", "It %s.", problem.Message)))

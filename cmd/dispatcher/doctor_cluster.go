@@ -262,7 +262,9 @@ func (p *patient) lookAtArchive(ctx context.Context) doctor.Finding {
 	place, todo := "bucket "+where.Bucket, s3.ToDo
 	if where.Folder != "" {
 		place = "folder " + where.Folder
-		todo = func(error) string { return "Make the folder writable for this user, and mount the same one wherever dispatchers and logshippers run." }
+		todo = func(error) string {
+			return "Make the folder writable for this user, and mount the same one wherever dispatchers and logshippers run."
+		}
 	}
 	kept, err := logship.Open(ctx, p.settings, nil)
 	if err == nil {

@@ -144,7 +144,9 @@ func TestDoctorNamesWhatIsWrongWithNATS(t *testing.T) {
 		want   string
 	}{
 		"nobody listens": {
-			func(*testing.T) map[string]string { return map[string]string{"ROPEWALK_NATS_URL": "nats://127.0.0.1:1"} },
+			func(*testing.T) map[string]string {
+				return map[string]string{"ROPEWALK_NATS_URL": "nats://127.0.0.1:1"}
+			},
 			"nats", doctor.Failed, "no NATS server answers",
 		},
 		"no JetStream": {

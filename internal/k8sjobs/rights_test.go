@@ -17,7 +17,7 @@ func TestRightsAreThoseOfTheShippedRole(t *testing.T) {
 		t.Fatal(err)
 	}
 	var shipped, listed []string
-	for _, document := range bytes.Split(text, []byte("\n---\n")) {
+	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		var role rbacv1.Role
 		if err := yaml.Unmarshal(document, &role); err != nil {
 			t.Fatal(err)

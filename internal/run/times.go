@@ -80,11 +80,11 @@ type Attempt struct {
 }
 
 // Attempts tells of every attempt, in order, as things stand at the given time.
-func (r Run) Attempts(now time.Time) []Attempt {
+func (r *Run) Attempts(now time.Time) []Attempt {
 	var attempts []Attempt
 	for i, change := range r.History {
 		if i == 0 || attempts[len(attempts)-1].Number != change.Attempt {
-			attempts = append(attempts, Attempt{Number: change.Attempt, Began: change.At, Spent: map[Part]time.Duration{}})
+			attempts = append(attempts, Attempt{Number: change.Attempt, Began: change.At, Spent: make(map[Part]time.Duration)})
 		}
 		attempt := &attempts[len(attempts)-1]
 		attempt.State, attempt.Reason, attempt.ExitCode = change.State, change.Reason, change.ExitCode

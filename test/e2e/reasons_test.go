@@ -281,7 +281,8 @@ func (w *world) checkEvidence() {
 		if evidence == nil || !slices.ContainsFunc(evidence.Events, func(event struct {
 			Reason  string `json:"reason"`
 			Message string `json:"message"`
-		}) bool {
+		},
+		) bool {
 			return event.Reason == reason && event.Message != ""
 		}) {
 			w.t.Errorf("run %s: the evidence is %+v, want an event %s", id, evidence, reason)

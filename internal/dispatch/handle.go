@@ -320,6 +320,8 @@ func (h *handling) resolve(ctx context.Context) (string, error) {
 	err := h.patiently(ctx, func() (err error) {
 		image, err = h.config.Images.Resolve(resolving, wanted, func(message string) {
 			h.launched()
+			now := h.config.Now()
+			h.record.Enter(run.Building, now, now)
 			if err := h.say(resolving, message); err != nil {
 				stop(err)
 			}

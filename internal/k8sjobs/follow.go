@@ -5,6 +5,8 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/ropewalk/ropewalk/internal/offstack"
 	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
@@ -57,9 +59,31 @@ type follower struct {
 
 	told       run.Observation
 	final      run.Observation
+	sight      Sight // the newest
 	stuckSince time.Time
-	missing    absence
-	orphans    orphans
+	// scheduledAt is when the pod got its node.
+	scheduled   types.UID
+	scheduledAt time.Time
+	missing     absence
+	orphans     orphans
+}
+
+// conclude ends the following. What tells of an end without success is read
+// while it is still there: before the Job is deleted, if it is given up.
+func (f *follower) conclude(ctx context.Context, verdict Verdict) (run.Observation, error) {
+	seen := verdict.Seen
+	if seen.State != run.Succeeded {
+		var err error
+		if seen.Evidence, err = f.launcher.evidence(ctx, f.sight, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	if verdict.GiveUp {
+		if err := f.giveUp(ctx, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	return seen, nil
 }
 
 // step looks at the Job once. It reports whether the Job is over, or when to
@@ -69,14 +93,9 @@ func (f *follower) step(ctx context.Context) (over bool, again time.Time, err er
 	if err != nil {
 		return false, time.Time{}, err
 	}
-	if verdict.GiveUp {
-		if err := f.giveUp(ctx, verdict.Seen); err != nil {
-			return false, time.Time{}, err
-		}
-	}
-	if verdict.GiveUp || verdict.Seen.State.Final() {
-		f.final = verdict.Seen
-		return true, time.Time{}, nil
+	if verdict.Seen.State.Final() {
+		f.final, err = f.conclude(ctx, verdict)
+		return err == nil, time.Time{}, err
 	}
 	f.tell(verdict.Seen)
 	return false, again, nil
@@ -103,7 +122,9 @@ func (f *follower) judge(ctx context.Context) (Verdict, time.Time, error) {
 		f.stuckSince = now
 	}
 	sight.StuckSince, sight.Now = f.stuckSince, now
+	f.sight = sight
 	verdict := Classify(sight, f.launcher.template.settings.Patience)
+	verdict.Seen.ScheduledAt = f.schedule(sight)
 	again := earliest(verdict.Again, ask)
 	if sight.Gone && !verdict.Seen.State.Final() {
 		again = earliest(again, f.orphans.end(ctx, f.launcher, sight))

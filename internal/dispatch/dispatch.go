@@ -81,7 +81,9 @@ type Config struct {
 	Launcher Launcher
 	Waiting  Waiting
 	Later    Later
-	Observer Observer
+	// Schedules may be nil in a dispatcher whose Fire is not called.
+	Schedules Schedules
+	Observer  Observer
 	// Owner names this process in the records of the runs that it holds; it
 	// is another one for every process.
 	Owner string
@@ -159,6 +161,20 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 		h.log.Error().Err(err).Msg("cannot handle the run; handing it back")
 		return run.HandBack
 	}
+}
+
+// UnderWay reports whether a run that is delivered again was begun before, so
+// that handling it starts nothing. What cannot be found out counts as begun: a
+// run that is left alone is worse than one that starts early.
+func (d *Dispatcher) UnderWay(ctx context.Context, delivery run.Delivery) bool {
+	const soon = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	record, _, err := d.config.Store.Lookup(ctx, delivery.ID)
+	if errors.Is(err, run.ErrNotFound) {
+		return false
+	}
+	return err != nil || record.State != run.Queued && record.Attempt >= delivery.Attempt
 }
 
 // persist repeats an operation on the store until it works, conflicts, or ctx

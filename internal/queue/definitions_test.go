@@ -17,6 +17,7 @@ import (
 )
 
 func TestChangesAtOnceAreAllKept(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "q", Concurrency: 1})
 	changes := map[string]func(*Definition){
@@ -42,6 +43,7 @@ func TestChangesAtOnceAreAllKept(t *testing.T) {
 }
 
 func TestSettingsChangeTheLimitAlone(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "q", Concurrency: 1})
 	if _, err := definitions.Update(t.Context(), "q", false, func(d *Definition) error { d.Draining = true; return nil }); err != nil {
@@ -66,6 +68,7 @@ func requestFor(queue, id string) run.Request {
 }
 
 func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "q", Concurrency: 1}, Definition{Name: "q-2", Concurrency: 1})
 	due, err := CreateDue(t.Context(), js, 1)

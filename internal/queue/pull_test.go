@@ -48,6 +48,7 @@ func (b begun) UnderWay(_ context.Context, delivery run.Delivery) bool {
 }
 
 func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 2})
 	handler := newBegun()
@@ -87,6 +88,7 @@ func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
 // Under a paused queue the last run under way ends. No other takes its place,
 // however many replicas look for what to adopt.
 func TestAPausedQueueStaysEmpty(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
 	started, end := make(chan string, 10), make(chan struct{})
@@ -127,6 +129,7 @@ type neverBegun struct{ handlerFunc }
 func (neverBegun) UnderWay(context.Context, run.Delivery) bool { return false }
 
 func TestAStartRateHoldsOverAllReplicas(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	rate := Rate{20, time.Second}
 	definitions := define(t, js)
@@ -158,6 +161,7 @@ func TestAStartRateHoldsOverAllReplicas(t *testing.T) {
 }
 
 func TestARunThatWasStartedNeedsNoLeave(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 5})
 	if _, err := definitions.Update(t.Context(), "default", false, func(d *Definition) error { d.StartRate = Rate{1, time.Minute}; return nil }); err != nil {
@@ -183,6 +187,7 @@ func TestARunThatWasStartedNeedsNoLeave(t *testing.T) {
 }
 
 func TestAClockThatIsAheadDoesNotStopTheQueue(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	opened := starts(t, js)
 	if _, err := opened.take(t.Context(), "q", time.Now().Add(time.Hour), 0); err != nil {

@@ -133,7 +133,7 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	core, err := dispatch.New(dispatch.Config{
 		Store: store, Images: resolver, Launcher: launching, Waiting: cancellations, Later: later, Observer: counters,
 		Schedules: scheduling{schedules, cancellations},
-		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
+		Owner:     self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
 		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
 	})
 	if err != nil {

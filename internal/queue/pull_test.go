@@ -201,3 +201,35 @@ func TestAClockThatIsAheadDoesNotStopTheQueue(t *testing.T) {
 		t.Errorf("it waited %s; want one interval of 100ms", took)
 	}
 }
+
+// One queue has many runs waiting, and as many as it may are busy being launched
+// for as long as it takes. Another queue does not notice.
+func TestAQueueDoesNotWaitForAnothersBurst(t *testing.T) {
+	t.Parallel()
+	_, js := natstest.Start(t)
+	definitions := define(t, js, Definition{Name: "burst", Concurrency: 100}, Definition{Name: "quiet", Concurrency: 1})
+	for i := range 500 {
+		publish(t, js, "burst", fmt.Sprintf("b%d", i))
+	}
+	busy, quiet := make(chan struct{}, 500), make(chan string, 10)
+	consume(t, js, definitions, func(ctx context.Context, delivery run.Delivery, _ func()) run.Decision {
+		if delivery.Queue == "quiet" {
+			quiet <- delivery.ID
+			return run.Done
+		}
+		busy <- struct{}{}
+		<-ctx.Done() // its worker is never free
+		return run.HandBack
+	})
+	for range 16 { // all launch workers that a queue has here
+		receive(t, busy, "run of the burst")
+	}
+	for i := range 10 {
+		publish(t, js, "quiet", fmt.Sprintf("q%d", i))
+	}
+	for i := range 10 {
+		if got := receive(t, quiet, "run of the other queue"); got != fmt.Sprintf("q%d", i) {
+			t.Errorf("run %d of the other queue is %s", i, got)
+		}
+	}
+}

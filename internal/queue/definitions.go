@@ -167,9 +167,10 @@ func (d *Definitions) Update(ctx context.Context, name string, create bool, chan
 		if errors.Is(err, ErrNoQueue) && create {
 			definition, err = Definition{Name: name}, nil
 		}
-		if err != nil {
+		if err != nil && revision == 0 {
 			return Definition{}, err
 		}
+		// One that is wrong can be put right: what it will be is validated.
 		before := definition.Concurrency
 		if err := change(&definition); err != nil {
 			return Definition{}, err

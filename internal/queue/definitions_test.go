@@ -149,6 +149,24 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 	}
 }
 
+func TestADefinitionThatIsWrongCanBePutRight(t *testing.T) {
+	t.Parallel()
+	_, js := natstest.Start(t)
+	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
+	for _, wrong := range []string{`{`, `{"name":"other","concurrency":1}`, `{"name":"q","concurrency":0,"paused":true}`} {
+		if _, err := definitions.bucket.Put(t.Context(), "q", []byte(wrong)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := definitions.Update(t.Context(), "q", false, func(*Definition) error { return nil }); err == nil {
+			t.Errorf("%s is taken for right", wrong)
+		}
+		got, err := definitions.Update(t.Context(), "q", false, func(d *Definition) error { d.Concurrency = 3; return nil })
+		if err != nil || got.Name != "q" || got.Concurrency != 3 {
+			t.Errorf("put right, %s is %+v, %v", wrong, got, err)
+		}
+	}
+}
+
 func TestARateIsReadAndWrittenAlike(t *testing.T) {
 	for text, interval := range map[string]time.Duration{
 		"10/s": 100 * time.Millisecond, "30/m": 2 * time.Second, "1/m": time.Minute, "100/s": 10 * time.Millisecond, "none": 0,

@@ -3,6 +3,7 @@ package run
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -40,8 +41,7 @@ func PodFields() []string {
 
 // IsZero reports whether the policy changes nothing.
 func (p Policy) IsZero() bool {
-	return p.Namespace == "" && p.ServiceAccount == "" && len(p.PodTemplatePatch) == 0 && p.Timeout == 0 && p.Retry.Attempts == 0 &&
-		len(p.ImageAllow)+len(p.ImageDeny) == 0 && p.MayOverride == nil
+	return reflect.ValueOf(p).IsZero()
 }
 
 // Refuses says in one sentence what a request sets that the policy does not let

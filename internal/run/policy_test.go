@@ -9,7 +9,7 @@ import (
 )
 
 func TestAPolicyKeepsNothingApartFromNone(t *testing.T) {
-	for name, policy := range map[string]Policy{"no list": {}, "an empty list": {MayOverride: []string{}}} {
+	for name, policy := range map[string]Policy{"no list": {}, "an empty list": {MayOverride: []string{}}, "a wait": {Retry: Retry{First: 1}}} {
 		text, err := json.Marshal(policy)
 		var back Policy
 		if err != nil || json.Unmarshal(text, &back) != nil || (back.MayOverride == nil) != (policy.MayOverride == nil) || back.IsZero() != policy.IsZero() {

@@ -326,8 +326,10 @@ func (c *Client) ReplayFailed(ctx context.Context, options ReplayOptions) ([]Run
 	work.SetLimit(replaysAtOnce)
 	for i, record := range chosen {
 		work.Go(func() error {
-			if working.Err() != nil {
+			select {
+			case <-working.Done():
 				return nil // another one has failed, and says why
+			default:
 			}
 			// Under ctx: one that fails must not leave open what became of the
 			// others.

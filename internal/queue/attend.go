@@ -19,15 +19,15 @@ type attendant struct {
 	durable, description, subjects string
 	log                            zerolog.Logger
 	// handle deals with one message. After an error the message comes again,
-	// unless it is an [errSenseless].
+	// unless it is a [senselessError].
 	handle func(context.Context, jetstream.Msg) error
 	// givenUp, if set, is told of a message that will not come again, and of
 	// the last error.
 	givenUp func(context.Context, jetstream.Msg, error)
 }
 
-// errSenseless tells of a message that no later try can make sense of.
-type errSenseless struct{ error }
+// senselessError tells of a message that no later try can make sense of.
+type senselessError struct{ error }
 
 const (
 	// dueAtOnce bounds the messages that all dispatchers deal with side by
@@ -95,7 +95,7 @@ func tooOften(message jetstream.Msg) bool {
 // corrected request, and the stream has no age limit.
 func (a *attendant) attend(ctx context.Context, message jetstream.Msg) {
 	err := a.handle(ctx, message)
-	var senseless errSenseless
+	var senseless senselessError
 	switch {
 	case err == nil:
 	case errors.As(err, &senseless):

@@ -99,7 +99,7 @@ func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(conte
 				err = errors.New("the message names another run than its subject")
 			}
 			if err != nil {
-				return errSenseless{err}
+				return senselessError{err}
 			}
 			return handle(ctx, due)
 		},

@@ -111,14 +111,14 @@ func (s *Schedules) fired(ctx context.Context, message jetstream.Msg) (run.Sched
 	}
 	times, err := newCalendar(schedule)
 	if err != nil {
-		return run.Schedule{}, time.Time{}, errSenseless{err}
+		return run.Schedule{}, time.Time{}, senselessError{err}
 	}
 	if schedule.At != nil {
 		return schedule, *schedule.At, nil
 	}
 	next, err := time.Parse(time.RFC3339Nano, message.Headers().Get("Nats-Schedule-Next"))
 	if err != nil {
-		return run.Schedule{}, time.Time{}, errSenseless{errors.New("the server does not say when the schedule runs next")}
+		return run.Schedule{}, time.Time{}, senselessError{errors.New("the server does not say when the schedule runs next")}
 	}
 	return schedule, times.before(next), nil
 }

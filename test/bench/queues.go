@@ -19,7 +19,7 @@ import (
 
 // command runs a dispatcher command on the stage's NATS server.
 func (s *stage) command(ctx context.Context, args ...string) error {
-	command := exec.CommandContext(ctx, s.bench.dispatcher, args...) //nolint:gosec // our own program
+	command := exec.CommandContext(ctx, s.bench.dispatcher, args...)
 	command.Env = append(os.Environ(), "ROPEWALK_NATS_URL="+s.nats.URL())
 	if said, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("dispatcher %s: %w: %s", strings.Join(args, " "), err, said)
@@ -142,7 +142,7 @@ func (b *bench) replay(ctx context.Context, r *report) error {
 		defer cancel()
 		err = rig.Poll(limited, 20*time.Millisecond, func() error {
 			info, err := stream.Info(limited)
-			if err == nil && info.State.Msgs < uint64(b.options.Burst) { //nolint:gosec // it is positive
+			if err == nil && info.State.Msgs < uint64(b.options.Burst) {
 				err = fmt.Errorf("%d of %d runs are queued", info.State.Msgs, b.options.Burst)
 			}
 			return err

@@ -108,10 +108,18 @@ func TestAPausedQueueStaysEmpty(t *testing.T) {
 	consumeBy(t, js, definitions, neverBegun{handlerFunc(handler)})
 	consumeBy(t, js, definitions, neverBegun{handlerFunc(handler)})
 	receive(t, started, "run")
+	pulling := func(replicas int) func() bool {
+		return func() bool {
+			consumer, err := js.Consumer(t.Context(), Stream, ConsumerPrefix+"default")
+			return err == nil && consumer.CachedInfo().NumWaiting == replicas
+		}
+	}
+	eventually(t, "both replicas pull", pulling(2))
 	paused := Definition{Name: "default", Concurrency: 1, Paused: true}
 	if _, err := definitions.Update(t.Context(), "default", false, func(d *Definition) error { d.Paused = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "both replicas have ceased to pull", pulling(0))
 	end <- struct{}{}
 	eventually(t, "nothing is in flight", func() bool {
 		use, err := Use(t.Context(), js, paused)

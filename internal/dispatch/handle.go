@@ -42,7 +42,6 @@ func (h *handling) handle(uninterrupted, ctx context.Context) (decision run.Deci
 	if decision != "" || err != nil {
 		return decision, err
 	}
-	h.launched()
 	return h.follow(ctx)
 }
 
@@ -142,6 +141,11 @@ func (h *handling) read() error {
 // claim makes this dispatcher the owner of the run, on record. It reports
 // whether there is nothing left to do: the run is over, or is another message's.
 func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err error) {
+	if h.unheardOf(valid) {
+		if err := h.claimNew(ctx, valid); !errors.Is(err, run.ErrConflict) {
+			return false, err
+		}
+	}
 	for {
 		finished, err := h.tryClaim(ctx, valid)
 		if errors.Is(err, run.ErrConflict) && ctx.Err() == nil {
@@ -151,10 +155,20 @@ func (h *handling) claim(ctx context.Context, valid bool) (finished bool, err er
 	}
 }
 
-// keep keeps the request as it was published, if its record cannot: for its
-// secrets, or because it could not be decoded.
+// unheardOf reports whether the run most likely has no record, so that looking
+// for one first would cost every run a round trip. What is kept beside the
+// record is another matter: a duplicate must not replace it.
+func (h *handling) unheardOf(valid bool) bool {
+	return h.delivery.Redelivered == 0 && h.delivery.Attempt == 1 && !h.mustKeep(valid)
+}
+
+// mustKeep reports whether the record cannot keep the request as it was
+// published: for its secrets, or because it could not be decoded.
+func (h *handling) mustKeep(valid bool) bool { return !valid || len(h.request.SecretEnv) > 0 }
+
+// keep keeps the request as it was published, if its record cannot.
 func (h *handling) keep(ctx context.Context, valid bool) error {
-	if valid && len(h.request.SecretEnv) == 0 {
+	if !h.mustKeep(valid) {
 		return nil
 	}
 	return h.persist(ctx, func() error {
@@ -375,6 +389,7 @@ func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch)
 		job, adopted, err = h.config.Launcher.Launch(uninterrupted, launch)
 		return err
 	})
+	h.launched() // what is left to do is quick, and others wait for the cluster
 	if err == nil {
 		err = ctx.Err() // to be cancelled, with a Job that is there for certain
 	}

@@ -35,8 +35,8 @@ type Config struct {
 	// Starts holds the queues' start rates.
 	Starts *Starts
 	// LaunchWorkers is how many runs of one queue this process makes ready
-	// and launches at once. A message is pulled only when a worker is free,
-	// so that no replica hoards what another could start.
+	// and launches at once. It holds few messages beyond what they work on, so
+	// that no replica hoards what another could start.
 	LaunchWorkers int
 	Log           zerolog.Logger
 	// Fault, if set, is called with the name of each step on the way, so that
@@ -369,3 +369,9 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 // maxWaiting bounds the pull requests that wait at the server, of which each
 // replica has one a queue: the most replicas that there can be.
 const maxWaiting = 512
+
+// pullAhead is how many messages may be on their way to a replica or wait there
+// for a worker. At a round trip of 10 ms that feeds 800 launches a second. What
+// waits for longer than AckWait, on a replica whose launches hang, goes to
+// another one.
+const pullAhead = 8

@@ -20,11 +20,22 @@ type pull struct {
 	handlers   *sync.WaitGroup
 }
 
-// run takes messages one by one, each only when a worker is free, until round
-// ends. Handlers run under work, which outlives the round.
+// ahead is how many messages may be on their way to this replica or wait here.
+// With a start rate a message may wait for long, and others must not with it.
+func (p *pull) ahead() int {
+	if p.definition.StartRate.Interval() > 0 {
+		return 1
+	}
+	return min(pullAhead, cap(p.workers))
+}
+
+// run takes messages, each when a worker is free, until round ends. Handlers run
+// under work, which outlives the round.
 func (p *pull) run(round, work context.Context) {
 	messages, err := p.consumer.Messages(
-		jetstream.PullMaxMessages(1), // the default would prefetch 500 and hold them all
+		// One at a time would cost every run the way to the server and back;
+		// the default would prefetch 500 and hold them all.
+		jetstream.PullMaxMessages(p.ahead()),
 		jetstream.PullExpiry(30*time.Second),
 		jetstream.PullHeartbeat(5*time.Second),
 	)

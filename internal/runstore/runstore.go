@@ -136,8 +136,9 @@ func (s *Store) Lookup(ctx context.Context, id string) (run.Run, uint64, error) 
 }
 
 // Create stores the first record of a run and its place in the index, and
-// returns the record's revision; [run.ErrConflict] when there is a record
-// already, [run.ErrTooLarge] when the server does not take it. It may be called again with the same record after an error.
+// returns the record's revision; [run.ErrConflict] when there is a record of
+// this id already, in whatever queue, [run.ErrTooLarge] when the server does not
+// take it. It may be called again with the same record after an error.
 func (s *Store) Create(ctx context.Context, record run.Run) (uint64, error) {
 	value, err := json.Marshal(record)
 	if err != nil {
@@ -150,20 +151,9 @@ func (s *Store) Create(ctx context.Context, record run.Run) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("index run %s: %w", record.ID, err)
 	}
-	var options []jetstream.KVCreateOpt
-	if record.State.Final() && s.retention > 0 { // it was cancelled while it waited
-		options = append(options, jetstream.KeyTTL(s.retention))
-	}
-	revision, err := s.records.Create(ctx, key(record.Queue, record.ID), value, options...)
-	switch {
-	case errors.Is(err, nats.ErrMaxPayload):
-		return 0, fmt.Errorf("record of run %s: %w", record.ID, run.ErrTooLarge)
-	case errors.Is(err, jetstream.ErrKeyExists):
-		if revision, err = s.own(ctx, record, value); err != nil {
-			return 0, err
-		}
-	case err != nil:
-		return 0, fmt.Errorf("create record of run %s: %w", record.ID, err)
+	revision, err := s.create(ctx, record, value)
+	if err != nil {
+		return 0, err
 	}
 	select {
 	case <-indexed.Ok():
@@ -175,6 +165,62 @@ func (s *Store) Create(ctx context.Context, record run.Run) (uint64, error) {
 		return 0, fmt.Errorf("index run %s: %w", record.ID, ctx.Err())
 	}
 	return revision, nil
+}
+
+// create stores the first record of a run. That there is none yet, in whatever
+// queue, the server sees to in the same step: a look-up before it would be a
+// round trip more on the way of every run.
+func (s *Store) create(ctx context.Context, record run.Run, value []byte) (uint64, error) {
+	message := nats.NewMsg(recordSubjects + key(record.Queue, record.ID))
+	message.Data = value
+	options := []jetstream.PublishOpt{jetstream.WithExpectLastSequenceForSubject(0, recordSubjects+"*."+record.ID)}
+	lifetime := time.Duration(0)
+	if record.State.Final() { // it was cancelled while it waited
+		lifetime = s.retention
+	}
+	if lifetime > 0 {
+		options = append(options, jetstream.WithMsgTTL(lifetime))
+	}
+	ack, err := s.js.PublishMsg(ctx, message, options...)
+	switch {
+	case err == nil:
+		return ack.Sequence, nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		return 0, fmt.Errorf("record of run %s: %w", record.ID, run.ErrTooLarge)
+	case !isWrongSequence(err):
+		return 0, fmt.Errorf("create record of run %s: %w", record.ID, err)
+	}
+	if revision, err := s.own(ctx, record, value); !errors.Is(err, run.ErrConflict) {
+		return revision, err
+	}
+	if _, _, err := s.Lookup(ctx, record.ID); !errors.Is(err, run.ErrNotFound) {
+		if err == nil {
+			err = run.ErrConflict
+		}
+		return 0, fmt.Errorf("record of run %s: %w", record.ID, err)
+	}
+	// What stands there is the marker of a record that has lived out its time.
+	var over []jetstream.KVCreateOpt
+	if lifetime > 0 {
+		over = append(over, jetstream.KeyTTL(lifetime))
+	}
+	revision, err := s.records.Create(ctx, key(record.Queue, record.ID), value, over...)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return s.own(ctx, record, value)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("create record of run %s: %w", record.ID, err)
+	}
+	return revision, nil
+}
+
+// isWrongSequence reports whether the server refused a write because another
+// one has been there. What servers of a cluster answer while another write is
+// still under way (…WrongLastSequenceConstant) is not that: the other one may be
+// ours, and asking again tells.
+func isWrongSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
 // Update replaces a record that is at the given revision, and returns the new
@@ -192,13 +238,12 @@ func (s *Store) Update(ctx context.Context, record run.Run, revision uint64) (ui
 		options = append(options, jetstream.WithMsgTTL(s.retention))
 	}
 	ack, err := s.js.PublishMsg(ctx, message, options...)
-	var api *jetstream.APIError
 	switch {
 	case err == nil:
 		return ack.Sequence, nil
 	case errors.Is(err, nats.ErrMaxPayload):
 		return 0, fmt.Errorf("record of run %s: %w", record.ID, run.ErrTooLarge)
-	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case isWrongSequence(err):
 		return s.own(ctx, record, value)
 	default:
 		return 0, fmt.Errorf("update record of run %s: %w", record.ID, err)

@@ -83,6 +83,26 @@ func TestOnlyOneOfTwoWritersWins(t *testing.T) {
 	}
 }
 
+func TestAnIDIsOneRunInAllQueues(t *testing.T) {
+	store, _ := open(t, Config{})
+	must[uint64](t)(store.Create(t.Context(), record("default", "r")))
+	if _, err := store.Create(t.Context(), record("gpu", "r")); !errors.Is(err, run.ErrConflict) {
+		t.Errorf("Create in another queue = %v; want ErrConflict", err)
+	}
+	must[uint64](t)(store.Create(t.Context(), record("gpu", "r2")))
+}
+
+// What a record leaves behind when its time is over does not keep its id.
+func TestAnIDIsFreeAgainOnceItsRecordIsGone(t *testing.T) {
+	store, _ := open(t, Config{})
+	for _, queue := range []string{"default", "gpu", "default"} {
+		must[uint64](t)(store.Create(t.Context(), record(queue, "r")))
+		if err := store.records.Delete(t.Context(), key(queue, "r")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A write whose acknowledgement was lost is made again.
 func TestRepeatingAWriteIsNoConflict(t *testing.T) {
 	store, _ := open(t, Config{})

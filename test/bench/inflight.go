@@ -21,7 +21,7 @@ const idleFor = 10 * time.Second
 func (b *bench) inFlight(ctx context.Context, r *report) error {
 	return b.on(ctx, func(s *stage) error {
 		n := b.options.InFlight
-		if err := s.serve(ctx, n); err != nil {
+		if err := s.serve(ctx, n, b.options.Workers); err != nil {
 			return err
 		}
 		idle, err := s.memory(ctx, idleFor)

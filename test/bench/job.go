@@ -15,7 +15,7 @@ import (
 // template: both create the same objects.
 func (b *bench) captureJob(ctx context.Context) error {
 	return b.on(ctx, func(s *stage) error {
-		if err := s.serve(ctx, 1); err != nil {
+		if err := s.serve(ctx, 1, b.options.Workers); err != nil {
 			return err
 		}
 		if err := s.publish(ctx, 1); err != nil {

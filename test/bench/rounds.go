@@ -72,7 +72,7 @@ func (b *bench) bareRate(ctx context.Context) (rate rate, calls []float64, err e
 func (b *bench) dispatchRate(ctx context.Context, waiting int) (rate rate, err error) {
 	err = b.on(ctx, func(s *stage) error {
 		// The first start makes the queue; the second finds it full.
-		if err := s.serve(ctx, b.options.Runs+b.options.Runs/4); err != nil {
+		if err := s.serve(ctx, b.options.Runs+b.options.Runs/4, b.options.Workers); err != nil {
 			return err
 		}
 		if err := s.stop(ctx); err != nil {
@@ -81,7 +81,7 @@ func (b *bench) dispatchRate(ctx context.Context, waiting int) (rate rate, err e
 		if err := s.publish(ctx, b.options.Runs+waiting); err != nil {
 			return err
 		}
-		if err := s.serve(ctx, b.options.Runs+b.options.Runs/4); err != nil {
+		if err := s.serve(ctx, b.options.Runs+b.options.Runs/4, b.options.Workers); err != nil {
 			return err
 		}
 		if err := s.awaitCreated(ctx, b.options.Runs); err != nil {
@@ -141,6 +141,9 @@ func (b *bench) latency(ctx context.Context, r *report) error {
 	return nil
 }
 
+// mostWorkers is the most that ROPEWALK_LAUNCH_WORKERS may be.
+const mostWorkers = 1000
+
 // latencyRound makes calls at a steady rate, whether or not those before have
 // come back, and notes when the Job of each was seen.
 func (b *bench) latencyRound(ctx context.Context, perSecond float64, dispatched bool) (round latencyRound, err error) {
@@ -151,7 +154,8 @@ func (b *bench) latencyRound(ctx context.Context, perSecond float64, dispatched 
 			return err
 		}
 		if dispatched {
-			if err := s.serve(ctx, 2*n); err != nil {
+			// Nothing bounds how many bare calls are under way at once.
+			if err := s.serve(ctx, 2*n, min(n, mostWorkers)); err != nil {
 				return err
 			}
 			call = func(i int) error { return s.publishOne(ctx, i) }

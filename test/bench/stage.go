@@ -126,7 +126,7 @@ func (b *bench) on(ctx context.Context, measure func(*stage) error) error {
 
 // serve starts the stage's dispatcher, or starts it again after stop, and waits
 // until it is ready.
-func (s *stage) serve(ctx context.Context, concurrency int) error {
+func (s *stage) serve(ctx context.Context, concurrency, workers int) error {
 	o := s.bench.options
 	settings := rig.Settings{
 		"KUBECONFIG":                                        s.kubeconfig(),
@@ -138,7 +138,7 @@ func (s *stage) serve(ctx context.Context, concurrency int) error {
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_TOLERATIONS":     o.Tolerations,
 		"ZENML_SERVER_MAX_CONCURRENT_TEMPLATE_RUNS":         strconv.Itoa(concurrency),
 		"ROPEWALK_POD_ANNOTATIONS":                          o.RunAnnotation,
-		"ROPEWALK_LAUNCH_WORKERS":                           strconv.Itoa(o.Workers),
+		"ROPEWALK_LAUNCH_WORKERS":                           strconv.Itoa(workers),
 		"ROPEWALK_LOG_FORMAT":                               "json",
 	}
 	var err error

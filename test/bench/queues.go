@@ -67,7 +67,7 @@ func (b *bench) neighbours(ctx context.Context, r *report) error {
 func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float64, err error) {
 	n := int(quietRate * b.options.LatencyFor.Seconds())
 	err = b.on(ctx, func(s *stage) error {
-		if err := s.serve(ctx, neighbourLimit); err != nil {
+		if err := s.serve(ctx, neighbourLimit, b.options.Workers); err != nil {
 			return err
 		}
 		if err := s.command(ctx, "queue", "create", quietQueue, "--concurrency", strconv.Itoa(2*n)); err != nil {
@@ -118,7 +118,7 @@ const replayLimit = 20
 // that takes and whether the limit is kept.
 func (b *bench) replay(ctx context.Context, r *report) error {
 	return b.on(ctx, func(s *stage) error {
-		if err := s.serve(ctx, replayLimit); err != nil {
+		if err := s.serve(ctx, replayLimit, b.options.Workers); err != nil {
 			return err
 		}
 		if err := s.fail(ctx, b.options.Burst); err != nil {

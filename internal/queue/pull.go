@@ -119,24 +119,29 @@ func (p *pull) startedBefore(ctx context.Context, message jetstream.Msg) bool {
 // the server has none to deliver that it has not delivered before.
 func (p *pull) adopt(round, work context.Context) {
 	const lookEvery = time.Second
-	for {
-		pause(round, lookEvery)
-		if round.Err() != nil {
-			return
-		}
-		info, err := p.consumer.Info(round)
-		if err != nil || info.NumAckPending == 0 {
-			continue // the next look tells
-		}
-		select {
-		case p.workers <- struct{}{}:
-		case <-round.Done():
-			return
-		}
-		if !p.adoptOne(work) {
-			<-p.workers
+	for round.Err() == nil {
+		if !p.adoptNext(round, work) {
+			pause(round, lookEvery)
 		}
 	}
+}
+
+// adoptNext takes up one run if there is one to adopt.
+func (p *pull) adoptNext(round, work context.Context) bool {
+	info, err := p.consumer.Info(round)
+	if err != nil || info.NumAckPending == 0 {
+		return false // the next look tells
+	}
+	select {
+	case p.workers <- struct{}{}:
+	case <-round.Done():
+		return false
+	}
+	if !p.adoptOne(work) {
+		<-p.workers
+		return false
+	}
+	return true
 }
 
 // adoptOne takes at most one message, and reports whether it is in the core's

@@ -151,8 +151,15 @@ func (p *pull) adoptOne(work context.Context) bool {
 	if err != nil {
 		return false
 	}
-	message, ok := <-batch.Messages()
-	if !ok {
+	var message jetstream.Msg
+	const soon = 5 * time.Second
+	timer := time.NewTimer(soon)
+	defer timer.Stop()
+	select {
+	case message = <-batch.Messages():
+	case <-timer.C: // the answer was lost with the connection
+	}
+	if message == nil {
 		return false
 	}
 	if !p.startedBefore(work, message) {

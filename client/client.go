@@ -37,7 +37,11 @@ type (
 	State      = run.State
 	Reason     = run.Reason
 	Queue      = queue.Definition
+	Policy     = run.Policy
+	Rate       = queue.Rate
+	Retry      = run.Retry
 	Usage      = queue.Usage
+	Schedule   = run.Schedule
 )
 
 // DefaultQueue is the queue of requests that name none.
@@ -302,7 +306,8 @@ type ReplayOptions struct {
 const replaysAtOnce = 64
 
 // ReplayFailed replays every failed run that the options choose, and returns
-// those, as they were before.
+// those, as they were before. With an error it returns those that have been
+// asked for nevertheless; calling it again asks for the rest.
 func (c *Client) ReplayFailed(ctx context.Context, options ReplayOptions) ([]Run, error) {
 	const all = 1_000_000 // more than are kept
 	failed, err := c.List(ctx, ListOptions{Queue: options.Queue, State: run.Failed, Limit: all})
@@ -316,38 +321,32 @@ func (c *Client) ReplayFailed(ctx context.Context, options ReplayOptions) ([]Run
 	if options.DryRun {
 		return chosen, nil
 	}
+	asked := make([]bool, len(chosen))
 	work, working := errgroup.WithContext(ctx)
 	work.SetLimit(replaysAtOnce)
-	for _, record := range chosen {
+	for i, record := range chosen {
 		work.Go(func() error {
-			_, err := c.replay(working, record, nil)
+			select {
+			case <-working.Done():
+				return nil // another one has failed, and says why
+			default:
+			}
+			// Under ctx: one that fails must not leave open what became of the
+			// others.
+			_, err := c.replay(ctx, record, nil)
+			asked[i] = err == nil
 			return err
 		})
 	}
-	return chosen, work.Wait()
-}
-
-// Queues returns the definition of every queue, by name.
-func (c *Client) Queues(ctx context.Context) ([]Queue, error) {
-	definitions, err := queue.OpenDefinitions(ctx, c.js)
-	if err != nil {
-		return nil, err
+	err = work.Wait()
+	if err == nil {
+		return chosen, ctx.Err()
 	}
-	return definitions.List(ctx)
-}
-
-// Usage returns how a queue stands: what waits, what is under way, the limit.
-func (c *Client) Usage(ctx context.Context, definition Queue) (Usage, error) {
-	return queue.Use(ctx, c.js, definition)
-}
-
-// SetConcurrency sets the limit of a queue, live, and creates the queue where
-// it is missing. From then on the environment of the dispatchers no longer
-// changes it.
-func (c *Client) SetConcurrency(ctx context.Context, name string, concurrency int) error {
-	definitions, err := queue.OpenDefinitions(ctx, c.js)
-	if err != nil {
-		return err
+	var done []Run
+	for i, record := range chosen {
+		if asked[i] {
+			done = append(done, record)
+		}
 	}
-	return definitions.Set(ctx, Queue{Name: name, Concurrency: concurrency})
+	return done, fmt.Errorf("%d of %d failed runs were asked to be replayed, and then: %w", len(done), len(chosen), err)
 }

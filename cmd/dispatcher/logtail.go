@@ -74,13 +74,11 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 		if err != nil {
 			return nil, err
 		}
-		pods, err := podlogs.New(podlogs.Config{
-			Client: client, Namespace: settings.Kubernetes.Namespace, Selector: k8sjobs.Selector(settings.Launch.Instance),
-		})
+		placed, err := newPlacedLogs(settings, client)
 		if err != nil {
 			return nil, err
 		}
-		jobs, finder = podLogs{pods}, pods
+		jobs, finder = placed, placed
 	}
 	return &logged{launcher: inner, finder: finder, logs: logfollow.NewRuns(follower, jobs, component)}, nil
 }

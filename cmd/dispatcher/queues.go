@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,9 +19,12 @@ func newQueueCommand(a *app) *cobra.Command {
 	group := &cobra.Command{
 		Use:     "queue",
 		Aliases: []string{"queues"},
-		Short:   "Show queues, and set their limits",
+		Short:   "Show queues, and set how their runs are run",
 	}
-	group.AddCommand(newQueueListCommand(a), newQueueGetCommand(a), newQueueSetCommand(a))
+	group.AddCommand(
+		newQueueListCommand(a), newQueueGetCommand(a), newQueueCreateCommand(a), newQueueSetCommand(a),
+		newQueuePauseCommand(a), newQueueResumeCommand(a), newQueueDrainCommand(a), newQueueDeleteCommand(a),
+	)
 	onlyCommands(group)
 	return group
 }
@@ -65,9 +70,30 @@ func newQueueListCommand(a *app) *cobra.Command {
 func printQueues(out screen, states []queueState) {
 	rows := make([][]string, len(states))
 	for i, state := range states {
-		rows[i] = []string{state.Name, strconv.Itoa(state.Limit), strconv.Itoa(state.InFlight), strconv.FormatUint(state.Waiting, 10)}
+		rate := ""
+		if state.StartRate != (client.Rate{}) {
+			rate = state.StartRate.String()
+		}
+		rows[i] = []string{
+			state.Name, strconv.Itoa(state.Limit), strconv.Itoa(state.InFlight), strconv.FormatUint(state.Waiting, 10),
+			rate, queueStatus(state.Queue),
+		}
 	}
-	out.table([]string{"NAME", "LIMIT", "IN FLIGHT", "WAITING"}, rows)
+	out.table([]string{"NAME", "LIMIT", "IN FLIGHT", "WAITING", "START RATE", "STATUS"}, rows)
+}
+
+// queueStatus says in a word or two what a queue does.
+func queueStatus(definition client.Queue) string {
+	switch {
+	case definition.Paused && definition.Draining:
+		return "paused, draining"
+	case definition.Paused:
+		return "paused"
+	case definition.Draining:
+		return "draining"
+	default:
+		return "open"
+	}
 }
 
 func newQueueGetCommand(a *app) *cobra.Command {
@@ -102,48 +128,67 @@ func printQueue(out screen, state queueState) {
 	if state.Pinned {
 		setBy = "dispatcher queue set, which overrides the dispatchers' settings"
 	}
-	out.facts([]fact{
+	rate := ""
+	if state.StartRate != (client.Rate{}) {
+		rate = "at most " + state.StartRate.String()
+	}
+	out.facts(append([]fact{
 		{"Queue", state.Name},
+		{"Status", queueStatus(state.Queue)},
 		{"Limit", strconv.Itoa(state.Limit)},
+		{"Start rate", rate},
 		{"Set by", setBy},
 		{"In flight", strconv.Itoa(state.InFlight)},
 		{"Redelivered", strconv.Itoa(state.Redelivered)},
 		{"Waiting", strconv.FormatUint(state.Waiting, 10)},
-	})
+	}, policyFacts(state.Policy)...))
 }
 
-func newQueueSetCommand(a *app) *cobra.Command {
-	var concurrency int
-	cmd := &cobra.Command{
-		Use:   "set NAME --concurrency N",
-		Short: "Set the limit of a queue, which is made if it is missing",
-		Long: `Set how many runs of a queue may be under way at once, over all dispatchers. The
-queue is made if it is missing. Dispatchers follow at once; the runs that are
-under way stay. From then on the dispatchers' settings do not change the limit.`,
-		Args: arguments("NAME"),
+// policyFacts are what is set for the runs of a queue.
+func policyFacts(policy client.Policy) []fact {
+	timeout, override := "", ""
+	if policy.Timeout > 0 {
+		timeout = policy.Timeout.String() + ", unless the request says another"
 	}
-	cmd.Flags().IntVarP(&concurrency, "concurrency", "c", 0, "at most `N` runs at once")
-	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !cmd.Flags().Changed("concurrency") {
-			return misused(cmd, "--concurrency is missing")
-		}
-		wanted := client.Queue{Name: args[0], Concurrency: concurrency, Pinned: true}
-		if err := wanted.Validate(); err != nil {
-			return &usageError{err}
-		}
-		return a.reachSoon(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-			if err := c.SetConcurrency(ctx, wanted.Name, wanted.Concurrency); err != nil {
-				return err
-			}
-			if *output == formatJSON {
-				return writeJSON(a.stdout, wanted)
-			}
-			_, err := fmt.Fprintf(a.stdout, "queue %s: at most %s at once\n", wanted.Name, plural(wanted.Concurrency, "run"))
-			return err
-		})
+	if policy.MayOverride != nil {
+		override = cmp.Or(strings.Join(policy.MayOverride, ", "), "nothing")
 	}
-	return cmd
+	all := []fact{
+		{"Namespace", policy.Namespace},
+		{"Service account", policy.ServiceAccount},
+		{"Pod template patch", string(policy.PodTemplatePatch)},
+		{"Timeout", timeout},
+		{"Retry", describeRetry(policy.Retry)},
+		{"Images allowed", strings.Join(policy.ImageAllow, ", ")},
+		{"Images denied", strings.Join(policy.ImageDeny, ", ")},
+		{"Requests may set", override},
+	}
+	// Most queues have none of it, whose names would only widen the rest.
+	return slices.DeleteFunc(all, func(fact fact) bool { return fact.value == "" })
+}
+
+func describeRetry(retry client.Retry) string {
+	if retry.Attempts == 0 {
+		return ""
+	}
+	text := plural(retry.Attempts, "attempt") + " in all"
+	if retry.First > 0 {
+		text += ", first wait " + retry.First.String()
+	}
+	if retry.Most > 0 {
+		text += ", longest wait " + retry.Most.String()
+	}
+	var on []string
+	for _, reason := range retry.Reasons {
+		on = append(on, string(reason))
+	}
+	for _, code := range retry.ExitCodes {
+		on = append(on, "exit code "+strconv.Itoa(code))
+	}
+	if on != nil {
+		text += ", after " + strings.Join(on, ", ")
+	}
+	return text
 }
 
 func findQueue(ctx context.Context, c *client.Client, name string) (client.Queue, error) {
@@ -171,6 +216,11 @@ func noQueue(ctx context.Context, c *client.Client, name string) error {
 	case err != nil:
 		return err // such as that there is no queue at all
 	default:
+		for _, definition := range definitions {
+			if definition.Name == name && definition.Draining {
+				return fmt.Errorf("queue %s is being drained and takes no new runs; dispatcher queue resume %s opens it again", name, name)
+			}
+		}
 		return unknownQueue(name, definitions)
 	}
 }
@@ -180,7 +230,7 @@ func unknownQueue(name string, definitions []client.Queue) error {
 	for _, definition := range definitions {
 		names = append(names, definition.Name)
 	}
-	hint := "it can be made: dispatcher queue set " + name + " --concurrency N"
+	hint := "it can be made: dispatcher queue create " + name + " --concurrency N"
 	if !run.ValidQueue(name) {
 		hint = "nor can there be one of that name"
 	}

@@ -161,23 +161,31 @@ func (a *app) replayFailed(ctx context.Context, c *client.Client, wanted replayF
 	if wanted.since > 0 {
 		options.Since = time.Now().Add(-wanted.since)
 	}
-	chosen, err := c.ReplayFailed(ctx, options)
-	if err != nil {
-		return err
+	chosen, failed := c.ReplayFailed(ctx, options)
+	if failed != nil && chosen == nil {
+		return failed
 	}
 	all := make([]replayed, len(chosen))
 	for i, record := range chosen {
 		all[i] = replayed{record.ID, record.Attempt + 1}
 	}
-	if err := a.showReplays(all, output); err != nil || output == formatJSON {
-		return err
+	if err := a.showReplays(all, output); err != nil || failed != nil || output == formatJSON {
+		return errors.Join(err, incomplete(failed))
 	}
 	verb := "replayed"
 	if wanted.dryRun {
 		verb = "would be replayed"
 	}
-	_, err = fmt.Fprintf(a.stderr, "%s %s\n", plural(len(all), "failed run"), verb)
+	_, err := fmt.Fprintf(a.stderr, "%s %s\n", plural(len(all), "failed run"), verb)
 	return err
+}
+
+// incomplete says what to do when not every run could be replayed.
+func incomplete(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w; the same command replays the rest", err)
 }
 
 func (a *app) showReplays(all []replayed, output format) error {

@@ -41,7 +41,7 @@ commands find the NATS server by ROPEWALK_NATS_URL (nats://127.0.0.1:4222).`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misused(cmd, "%w", err) })
 	root.AddGroup(
 		&cobra.Group{ID: runCommands, Title: "Runs:"},
-		&cobra.Group{ID: queueCommands, Title: "Queues:"},
+		&cobra.Group{ID: queueCommands, Title: "Queues and schedules:"},
 		&cobra.Group{ID: serverCommands, Title: "Dispatcher:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -51,7 +51,7 @@ commands find the NATS server by ROPEWALK_NATS_URL (nats://127.0.0.1:4222).`,
 		}
 	}
 	add(runCommands, newSubmitCommand(a), newListCommand(a), newGetCommand(a), newWatchCommand(a), newLogsCommand(a), newCancelCommand(a), newReplayCommand(a))
-	add(queueCommands, newQueueCommand(a))
+	add(queueCommands, newQueueCommand(a), newScheduleCommand(a))
 	add(serverCommands, newServeCommand(a), newDoctorCommand(a), newImageCommand(a), newDevCommand(a), newDemoCommand(a), newSettingsCommand(a), newVersionCommand(a))
 	onlyCommands(root)
 	root.InitDefaultCompletionCmd()

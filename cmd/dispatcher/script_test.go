@@ -159,6 +159,10 @@ func scriptQueues(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		ts.Check(definitions.Seed(ctx, queue.Definition{Name: name, Concurrency: concurrency}, true))
 	}
+	_, err = queue.CreateDue(ctx, js, 1)
+	ts.Check(err)
+	_, err = queue.CreateSchedules(ctx, js, 1)
+	ts.Check(err)
 	_, err = runstore.Create(ctx, js, runstore.Config{Retention: time.Hour, RequestRetention: time.Hour, Replicas: 1})
 	ts.Check(err)
 }

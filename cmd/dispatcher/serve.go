@@ -21,7 +21,6 @@ import (
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/health"
 	"github.com/ropewalk/ropewalk/internal/images"
-	"github.com/ropewalk/ropewalk/internal/k8sjobs"
 	"github.com/ropewalk/ropewalk/internal/localexec"
 	"github.com/ropewalk/ropewalk/internal/logging"
 	"github.com/ropewalk/ropewalk/internal/metrics"
@@ -113,10 +112,19 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
+	schedules, err := queue.CreateSchedules(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return err
+	}
+	starts, err := queue.CreateStarts(ctx, js, settings.NATS.Replicas)
+	if err != nil {
+		return err
+	}
 	launching, resolver, err := newLauncher(ctx, settings, js, counters, log)
 	if err != nil {
 		return err
 	}
+	cluster, inCluster := launching.(*places)
 	if launching, err = withLogs(ctx, settings, launching, js, counters, log); err != nil {
 		return err
 	}
@@ -124,14 +132,15 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{
 		Store: store, Images: resolver, Launcher: launching, Waiting: cancellations, Later: later, Observer: counters,
-		Owner: self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
+		Schedules: scheduling{schedules, cancellations},
+		Owner:     self, AckWait: settings.Runs.AckWait, StartTimeout: settings.Runs.StartTimeout, InfrastructureRetries: settings.Runs.InfrastructureRetries,
 		Now: time.Now, Log: log.With().Str(logging.Component, "dispatch").Logger(), Fault: fault,
 	})
 	if err != nil {
 		return err
 	}
 	consumer, err := queue.New(queue.Config{
-		JetStream: js, Definitions: definitions, Handler: core, AckWait: settings.Runs.AckWait,
+		JetStream: js, Definitions: definitions, Handler: core, AckWait: settings.Runs.AckWait, Starts: starts,
 		LaunchWorkers: settings.Launch.Workers, Log: log.With().Str(logging.Component, "queue").Logger(), Fault: fault,
 	})
 	if err != nil {
@@ -146,7 +155,7 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 		}
 		return nil
 	}}
-	if cluster, ok := launching.(*k8sjobs.Launcher); ok {
+	if inCluster {
 		checks["cluster"] = cluster.Trouble
 	}
 	http, err := health.Listen(settings.HTTP.Addr, checks, counters.Handler())
@@ -163,7 +172,15 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	}
 	return runInOrder(ctx, conn, afterwards{cancelling.known, consumer}, cancelling, runFunc(func(ctx context.Context) error {
 		return later.Consume(ctx, log.With().Str(logging.Component, "due").Logger(), core.Due)
+	}), runFunc(func(ctx context.Context) error {
+		return schedules.Run(ctx, log.With().Str(logging.Component, "schedules").Logger(), core.Fire)
 	}), launching, http)
+}
+
+// scheduling is what the core needs to run schedules.
+type scheduling struct {
+	*queue.Schedules
+	*queue.Cancellations
 }
 
 // runInOrder runs the parts, and stops them in this order: first the consumer,
@@ -206,6 +223,9 @@ func reachNATS(ctx context.Context, conn *nats.Conn, js jetstream.JetStream, log
 	}
 	if err := natsconn.RequireVersion(conn.ConnectedServerVersion()); err != nil {
 		return err
+	}
+	if !queue.CronSupported(conn.ConnectedServerVersion()) {
+		log.Warn().Str("version", conn.ConnectedServerVersion()).Msg("schedules by the calendar (cron) need nats-server 2.14 or newer; this one keeps single times only")
 	}
 	log.Info().Str("server", conn.ConnectedUrlRedacted()).Str("version", conn.ConnectedServerVersion()).
 		Uint64("store_bytes", account.Store).Int("streams", account.Streams).Msg("reached NATS")
@@ -265,7 +285,7 @@ func newLauncher(ctx context.Context, settings *config.Config, js jetstream.JetS
 		return nil, nil, err
 	}
 	resolver, err := newResolver(settings, client, kubernetes, contexts.New(js))
-	return kubernetes, resolver, err
+	return newPlaces(settings, client, kubernetes, log), resolver, err
 }
 
 // owner names this process: host and process id, for people, and what makes it
@@ -279,6 +299,6 @@ func owner() string {
 }
 
 var (
-	_ launcher = (*k8sjobs.Launcher)(nil)
+	_ launcher = (*places)(nil)
 	_ launcher = (*localexec.Launcher)(nil)
 )

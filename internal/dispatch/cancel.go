@@ -220,7 +220,7 @@ func (h *handling) unlaunch(ctx context.Context) error {
 	job := h.record.Job
 	if job == nil && h.valid {
 		found, _, err := h.config.Launcher.Launch(ctx, run.Launch{
-			Request: h.request, Attempt: h.delivery.Attempt, Image: h.record.Image, Known: &run.Job{},
+			Request: h.request, Attempt: h.delivery.Attempt, Image: h.record.Image, Policy: h.policy(), Known: &run.Job{},
 		})
 		var gone *run.LaunchError
 		switch {

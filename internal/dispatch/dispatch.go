@@ -81,7 +81,9 @@ type Config struct {
 	Launcher Launcher
 	Waiting  Waiting
 	Later    Later
-	Observer Observer
+	// Schedules may be nil in a dispatcher whose Fire is not called.
+	Schedules Schedules
+	Observer  Observer
 	// Owner names this process in the records of the runs that it holds; it
 	// is another one for every process.
 	Owner string
@@ -176,6 +178,20 @@ func (h *handling) conclude(ctx, working context.Context, decision run.Decision,
 func (h *handling) log() *zerolog.Logger {
 	log := h.config.Log.With().Str("run_id", h.delivery.ID).Str("queue", h.delivery.Queue).Int("attempt", h.delivery.Attempt).Logger()
 	return &log
+}
+
+// UnderWay reports whether a run that is delivered again was begun before, so
+// that handling it starts nothing. What cannot be found out counts as begun: a
+// run that is left alone is worse than one that starts early.
+func (d *Dispatcher) UnderWay(ctx context.Context, delivery run.Delivery) bool {
+	const soon = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	record, _, err := d.config.Store.Lookup(ctx, delivery.ID)
+	if errors.Is(err, run.ErrNotFound) {
+		return false
+	}
+	return err != nil || record.State != run.Queued && record.Attempt >= delivery.Attempt
 }
 
 // persist repeats an operation on the store until it works, conflicts, or ctx

@@ -24,7 +24,11 @@ type Later interface {
 // next, if its policy or the operator's budget wants that. It changes the
 // record only; see [handling.finish].
 func (h *handling) retry(seen run.Observation) bool {
-	wait, again := h.record.Spent.Spend(h.request.Retry, h.config.InfrastructureRetries, seen, rand.Float64()) //nolint:gosec // a spread is no secret
+	policy := h.request.Retry
+	if policy.Attempts == 0 {
+		policy = h.set().Retry
+	}
+	wait, again := h.record.Spent.Spend(policy, h.config.InfrastructureRetries, seen, rand.Float64()) //nolint:gosec // a spread is no secret
 	if !again {
 		return false
 	}

@@ -63,8 +63,11 @@ func (h *handling) prepare(uninterrupted, ctx context.Context) (run.Decision, er
 	h.config.Fault("claimed")
 	h.underWay.since(h.record.FirstAttempt)
 
-	launch := run.Launch{Request: h.request, Attempt: h.delivery.Attempt, Known: h.record.Job}
+	launch := run.Launch{Request: h.request, Attempt: h.delivery.Attempt, Policy: h.policy(), Known: h.record.Job}
 	if launch.Known == nil {
+		if refused := launch.Policy.Refuses(h.request); refused != "" {
+			return h.refused(ctx, &run.LaunchError{Reason: run.PolicyRefused, Message: refused})
+		}
 		if launch.Image, err = h.resolve(ctx); err != nil {
 			return h.refused(ctx, err)
 		}
@@ -77,6 +80,22 @@ func (h *handling) prepare(uninterrupted, ctx context.Context) (run.Decision, er
 		return h.refused(ctx, err)
 	}
 	return "", nil
+}
+
+// policy is what is set for the queue now, but for the namespace, in which this
+// attempt's Job may exist already.
+func (h *handling) policy() run.Policy {
+	policy := *h.set()
+	policy.Namespace = h.record.Namespace
+	return policy
+}
+
+// set is what is set for the queue now.
+func (h *handling) set() *run.Policy {
+	if h.delivery.Policy == nil {
+		return &run.Policy{}
+	}
+	return h.delivery.Policy
 }
 
 // read decodes and validates the request. The subject rules over the body:
@@ -185,6 +204,7 @@ func (h *handling) claimNew(ctx context.Context, valid bool) error {
 	h.record.Owner = h.config.Owner
 	h.describe(valid)
 	if valid {
+		h.record.Namespace = h.set().Namespace
 		h.become(run.Preparing)
 	}
 	create := func() (err error) {
@@ -227,6 +247,7 @@ func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint
 		adopted = false
 	}
 	if h.record.State == run.Queued && valid {
+		h.record.Namespace = h.set().Namespace
 		h.become(run.Preparing)
 	}
 	if err := h.save(ctx); err != nil {
@@ -308,7 +329,7 @@ func (h *handling) say(ctx context.Context, message string) error {
 // resolve finds the image. While it waits for one to be built, the record shows
 // it and the launch worker is free for others.
 func (h *handling) resolve(ctx context.Context) (string, error) {
-	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt}
+	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt, Allow: h.set().ImageAllow, Deny: h.set().ImageDeny}
 	if strings.Contains(h.record.Image, "@") && h.record.Image != h.request.Image.Reference {
 		wanted.Known = h.record.Image
 	}

@@ -46,7 +46,7 @@ func (r *Resolver) Check(ctx context.Context, image run.Image) (Verdict, error) 
 	if mode == run.BuildImage {
 		return r.checkBuild(ctx, image)
 	}
-	reference, parsed, err := r.existing(mode, image)
+	reference, parsed, err := r.existing(mode, run.ImageRequest{Request: run.Request{Image: image}})
 	if err != nil {
 		return refusal(ctx, mode, err)
 	}

@@ -102,7 +102,7 @@ func (r *Resolver) Resolve(ctx context.Context, wanted run.ImageRequest, waits f
 	if mode == run.BuildImage {
 		return r.build(ctx, wanted, waits)
 	}
-	reference, parsed, err := r.existing(mode, wanted.Request.Image)
+	reference, parsed, err := r.existing(mode, wanted)
 	if err != nil || !r.config.ResolveDigest {
 		return reference, err
 	}
@@ -190,8 +190,8 @@ func (r *Resolver) mode(image run.Image) (run.ImageMode, error) {
 }
 
 // existing is the reference of an image that is not built here.
-func (r *Resolver) existing(mode run.ImageMode, image run.Image) (string, name.Reference, error) {
-	reference := image.Reference
+func (r *Resolver) existing(mode run.ImageMode, wanted run.ImageRequest) (string, name.Reference, error) {
+	reference := wanted.Request.Image.Reference
 	if mode == run.PrebuiltImage {
 		reference = r.config.Prebuilt
 	}
@@ -201,6 +201,9 @@ func (r *Resolver) existing(mode run.ImageMode, image run.Image) (string, name.R
 	}
 	if mode == run.ReuseImage {
 		if refusal := r.config.Policy.refuses(parsed.Context()); refusal != "" {
+			return "", nil, policyRefused("%s", refusal)
+		}
+		if refusal := NewPolicy(wanted.Allow, wanted.Deny).ofQueue().refuses(parsed.Context()); refusal != "" {
 			return "", nil, policyRefused("%s", refusal)
 		}
 	}

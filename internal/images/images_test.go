@@ -188,6 +188,23 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+func TestAQueuesPatternsCountBesideTheOperators(t *testing.T) {
+	r := resolver(t, Config{Policy: NewPolicy([]string{"registry.example.com/**"}, nil), Default: run.ReuseImage})
+	for image, want := range map[string]string{
+		"registry.example.com/team/a:1":  "",
+		"registry.example.com/other/a:1": "no pattern of its queue's --image-allow",
+		"registry.example.com/team/b:1":  "of its queue's --image-deny",
+		"elsewhere.example.com/team/a:1": "ROPEWALK_IMAGE_ALLOW",
+	} {
+		wanted := wants(run.Image{Reference: image})
+		wanted.Allow, wanted.Deny = []string{"registry.example.com/team/**", "elsewhere.example.com/**"}, []string{"registry.example.com/team/b"}
+		_, err := r.Resolve(t.Context(), wanted, quiet)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", image, err, want)
+		}
+	}
+}
+
 func TestReferencesBecomeDigestsAndStayThem(t *testing.T) {
 	p := newPlace(t)
 	first := p.push(t, "team/train:1")

@@ -10,7 +10,11 @@ import (
 
 // Policy says which repositories the images of requests may come from. The
 // zero value allows all. What the operator names is not held against it.
-type Policy struct{ allow, deny []pattern }
+type Policy struct {
+	allow, deny []pattern
+	// allowName and denyName say where the patterns were set.
+	allowName, denyName string
+}
 
 // pattern is one entry of a policy, as it was written and ready to match.
 type pattern struct {
@@ -22,7 +26,13 @@ type pattern struct {
 // stands for any characters but "/", and "**" for those too. What deny matches
 // is refused, and, unless allow is empty, what allow does not match.
 func NewPolicy(allow, deny []string) Policy {
-	return Policy{compile(allow), compile(deny)}
+	return Policy{compile(allow), compile(deny), "ROPEWALK_IMAGE_ALLOW", "ROPEWALK_IMAGE_DENY"}
+}
+
+// ofQueue says that the patterns are those of a queue.
+func (p Policy) ofQueue() Policy {
+	p.allowName, p.denyName = "its queue's --image-allow", "its queue's --image-deny"
+	return p
 }
 
 func compile(texts []string) []pattern {
@@ -42,7 +52,7 @@ func (p Policy) refuses(repository name.Repository) string {
 	canonical := canonical(repository)
 	for _, entry := range p.deny {
 		if entry.match.MatchString(canonical) {
-			return fmt.Sprintf("Images of %s are refused by the pattern %q of ROPEWALK_IMAGE_DENY.", canonical, entry.text)
+			return fmt.Sprintf("Images of %s are refused by the pattern %q of %s.", canonical, entry.text, p.denyName)
 		}
 	}
 	if len(p.allow) == 0 {
@@ -55,7 +65,7 @@ func (p Policy) refuses(repository name.Repository) string {
 		}
 		texts = append(texts, entry.text)
 	}
-	return fmt.Sprintf("Images of %s are refused: they match no pattern of ROPEWALK_IMAGE_ALLOW, which are %s.", canonical, strings.Join(texts, ", "))
+	return fmt.Sprintf("Images of %s are refused: they match no pattern of %s, which are %s.", canonical, p.allowName, strings.Join(texts, ", "))
 }
 
 // canonical writes a repository in full, in the way in which people know Docker

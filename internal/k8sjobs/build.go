@@ -1,6 +1,7 @@
 package k8sjobs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -38,7 +39,7 @@ func (t *Template) Build(launch run.Launch) (*batchv1.Job, *corev1.Secret, error
 	if err != nil {
 		return nil, nil, &run.InvalidError{Problems: []run.Problem{{Field: "pod.resources", Message: err.Error()}}}
 	}
-	deadline, err := t.deadline(request.Timeout)
+	deadline, err := t.deadline(launch.Timeout())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,7 +95,7 @@ func (t *Template) allows(request run.Request) error {
 		}
 	}
 	if refused != nil {
-		return refuse(run.PolicyRefused, "The request sets %s, which "+settingRequestMaySet+" does not let a request set.", strings.Join(refused, " and "))
+		return refuse(run.PolicyRefused, "The request sets %s, which %s does not let a request set.", strings.Join(refused, " and "), cmp.Or(t.settings.RequestMaySetBy, settingRequestMaySet))
 	}
 	for _, key := range slices.Sorted(maps.Keys(request.Annotations)) {
 		// These two are settings of the pod in the clothes of annotations,

@@ -37,7 +37,9 @@ type Config struct {
 type Launcher struct {
 	client   kubernetes.Interface
 	template *Template
-	watch    *watcher
+	// templates are for queues that have settings of their own.
+	templates *templates
+	watch     *watcher
 }
 
 // New returns a launcher. Its error holds everything that is wrong with the
@@ -51,7 +53,7 @@ func New(config Config) (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Launcher{client: config.Client, template: template, watch: watch}, nil
+	return &Launcher{client: config.Client, template: template, templates: newTemplates(template), watch: watch}, nil
 }
 
 // Run keeps the watch on the cluster. It blocks until ctx ends and returns nil:
@@ -76,7 +78,10 @@ func (l *Launcher) Check(launch run.Launch) error {
 	if launch.Image == "" {
 		launch.Image = placeholder
 	}
-	_, _, err := l.template.Build(launch)
+	template, err := l.templates.of(launch.Policy)
+	if err == nil {
+		_, _, err = template.Build(launch)
+	}
 	return err
 }
 
@@ -99,7 +104,11 @@ func (l *Launcher) Launch(ctx context.Context, launch run.Launch) (job run.Job, 
 		job, err := l.find(ctx, launch)
 		return job, true, err
 	}
-	wanted, secret, err := l.template.Build(launch)
+	template, err := l.templates.of(launch.Policy)
+	if err != nil {
+		return run.Job{}, false, err
+	}
+	wanted, secret, err := template.Build(launch)
 	if err != nil {
 		return run.Job{}, false, err
 	}

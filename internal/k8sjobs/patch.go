@@ -9,20 +9,21 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// patched lays the operator's patch over a pod template. What the launcher
+// patched lays the operator's patches over a pod template. What the launcher
 // relies on must still be there afterwards: the labels and the annotation by
 // which a pod is known, the container that is run, and that it is run once.
 func (t *Template) patched(template corev1.PodTemplateSpec) (corev1.PodTemplateSpec, error) {
-	if t.patch == nil {
+	if t.patches == nil {
 		return template, nil
 	}
-	before, err := json.Marshal(template)
+	after, err := json.Marshal(template)
 	if err != nil {
 		return template, fmt.Errorf("encode the pod template: %w", err)
 	}
-	after, err := strategicpatch.StrategicMergePatch(before, t.patch, corev1.PodTemplateSpec{})
-	if err != nil {
-		return template, fmt.Errorf("is not a strategic merge patch: %w", err)
+	for _, patch := range t.patches {
+		if after, err = strategicpatch.StrategicMergePatch(after, patch, corev1.PodTemplateSpec{}); err != nil {
+			return template, fmt.Errorf("is not a strategic merge patch: %w", err)
+		}
 	}
 	var patched corev1.PodTemplateSpec
 	if err := decodeStrictly(after, &patched); err != nil {

@@ -58,9 +58,14 @@ type Settings struct {
 	// PodTemplatePatch is a strategic merge patch of the pod template as JSON
 	// or YAML, or empty. It is laid over everything else.
 	PodTemplatePatch string
+	// QueuePatch is another one, of the run's queue, that is laid over that.
+	QueuePatch string
 	// RequestMaySet lists the fields of [run.Pod], by their JSON names, that
 	// a request may set.
 	RequestMaySet []string
+	// RequestMaySetBy names where that list was set, for messages; left out,
+	// it is the variable.
+	RequestMaySetBy string
 	// MaxTimeout is the longest timeout that a request may ask for, and what
 	// it gets when it asks for none. 0 is no limit.
 	MaxTimeout time.Duration
@@ -102,9 +107,7 @@ type Patience struct {
 }
 
 // podFields are the fields of [run.Pod] that RequestMaySet may name.
-func podFields() []string {
-	return []string{"resources", "nodeSelector", "tolerations", "serviceAccount", "priorityClassName"}
-}
+func podFields() []string { return run.PodFields() }
 
 // validate returns everything that is wrong with the settings and can be told
 // without building a Job; each error names the variable. The rest, which needs

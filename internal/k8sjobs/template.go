@@ -24,7 +24,7 @@ type Template struct {
 	mayset    map[string]bool
 	resources corev1.ResourceRequirements
 	policy    *batchv1.PodFailurePolicy
-	patch     []byte // JSON; nil without
+	patches   [][]byte // JSON, in the order in which they are laid over
 }
 
 // Compile checks the settings and makes them ready. Its error holds everything
@@ -42,10 +42,15 @@ func Compile(settings Settings) (*Template, error) {
 	if t.policy, err = failurePolicy(settings.PodFailurePolicy); err != nil {
 		errs = append(errs, fmt.Errorf("%s: %w", settingFailurePolicy, err))
 	}
-	if settings.PodTemplatePatch != "" {
-		if t.patch, err = yaml.YAMLToJSONStrict([]byte(settings.PodTemplatePatch)); err != nil {
+	for _, written := range []string{settings.PodTemplatePatch, settings.QueuePatch} {
+		if written == "" {
+			continue
+		}
+		patch, err := yaml.YAMLToJSONStrict([]byte(written))
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: is neither JSON nor YAML: %w", settingPatch, err))
 		}
+		t.patches = append(t.patches, patch)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

@@ -250,7 +250,7 @@ func (l *Launcher) specOf(launch run.Launch) spec {
 	return spec{
 		UID: newUID(), RunID: request.ID, Queue: request.Queue, Attempt: launch.Attempt, RequestHash: request.Hash(),
 		Command: slices.Concat(request.Command, request.Args), WorkingDir: request.WorkingDir,
-		Timeout: request.Timeout, Grace: run.Duration(l.settings.Grace), CreatedAt: time.Now().UTC(),
+		Timeout: launch.Timeout(), Grace: run.Duration(l.settings.Grace), CreatedAt: time.Now().UTC(),
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -20,6 +19,9 @@ import (
 // that the next one is pulled. When ctx ends it returns [run.HandBack] soon.
 type Handler interface {
 	Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision
+	// UnderWay reports whether a run that is delivered again was begun before,
+	// so that handling it starts nothing. It answers within moments.
+	UnderWay(ctx context.Context, delivery run.Delivery) bool
 }
 
 // Config is what a [Consumer] works with. All fields but Fault are required.
@@ -30,6 +32,8 @@ type Config struct {
 	// AckWait is how long after a dispatcher's last sign of life the server
 	// gives its runs to another one.
 	AckWait time.Duration
+	// Starts holds the queues' start rates.
+	Starts *Starts
 	// LaunchWorkers is how many runs of one queue this process makes ready
 	// and launches at once. It holds few messages beyond what they work on, so
 	// that no replica hoards what another could start.
@@ -42,8 +46,8 @@ type Config struct {
 
 func (c Config) validate() error {
 	switch {
-	case c.JetStream == nil || c.Definitions == nil || c.Handler == nil:
-		return errors.New("queue: JetStream, Definitions and Handler are required")
+	case c.JetStream == nil || c.Definitions == nil || c.Handler == nil || c.Starts == nil:
+		return errors.New("queue: JetStream, Definitions, Handler and Starts are required")
 	case c.AckWait < time.Second:
 		return errors.New("queue: AckWait must be at least 1s")
 	case c.LaunchWorkers < 1:
@@ -102,15 +106,27 @@ func (c *Consumer) Run(ctx context.Context) error {
 	err := retry.Do(ctx, retry.Network, func() error {
 		return c.config.Definitions.Watch(ctx, func(definition Definition) {
 			if running := serving[definition.Name]; running != nil {
-				if running.newest != definition { // a new watch begins with what is known
+				if !running.newest.equal(definition) { // a new watch begins with what is known
 					running.newest = definition
 					running.change(definition)
 				}
 				return
 			}
-			queue := &served{consumer: c, newest: definition, changed: make(chan Definition, 1), log: c.config.Log.With().Str("queue", definition.Name).Logger()}
+			serve, stop := context.WithCancel(ctx)
+			queue := &served{
+				consumer: c, newest: definition, changed: make(chan Definition, 1), stop: stop,
+				log: c.config.Log.With().Str("queue", definition.Name).Logger(),
+			}
 			serving[definition.Name] = queue
-			queues.Go(func() { queue.run(ctx, definition) })
+			queues.Go(func() {
+				defer stop()
+				queue.run(serve, ctx, definition)
+			})
+		}, func(name string) {
+			if running := serving[name]; running != nil {
+				delete(serving, name)
+				running.stop()
+			}
 		}, func(err error) {
 			c.config.Log.Error().Err(err).Msg("a queue's definition is wrong and is not followed; set it anew by dispatcher queue set")
 		})
@@ -178,38 +194,47 @@ func (c *Consumer) release(sequence uint64) {
 	delete(c.held, sequence)
 }
 
-// take notes a message as held and reads what its subject and metadata say. It
-// returns nil for a message that is to be left alone.
-func (c *Consumer) take(message jetstream.Msg, log *zerolog.Logger) *run.Delivery {
-	metadata, err := message.Metadata()
-	if err != nil {
-		log.Error().Err(err).Msg("a message without JetStream's metadata was delivered and is left alone")
-		return nil
-	}
-	sequence := metadata.Sequence.Stream
-	if !c.hold(sequence, message) {
-		return nil
-	}
-	delivery := address(message.Subject())
-	delivery.Data = message.Data()
-	delivery.Sequence = sequence
-	delivery.PublishedAt = metadata.Timestamp.UTC()
-	delivery.Redelivered = int(min(metadata.NumDelivered, 1<<31)) - 1
-	return &delivery
-}
-
 // handle takes one message from its delivery to its acknowledgement. As long as
 // its run lasts its frame stays on the stack, with those of all that it calls
 // to wait: what is done before and after stands in functions of its own.
-func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, launched func(), log *zerolog.Logger) {
+func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, policy *run.Policy, launched func(), log *zerolog.Logger) {
 	defer launched()
-	delivery := c.take(message, log)
+	delivery := c.take(message, policy, log)
 	if delivery == nil {
 		return
 	}
 	defer c.release(delivery.Sequence)
 	decision := c.config.Handler.Handle(ctx, *delivery, launched)
 	c.settle(ctx, delivery, decision, log)
+}
+
+// take notes a message as held and reads what its subject and metadata say. It
+// returns nil for a message that is to be left alone.
+func (c *Consumer) take(message jetstream.Msg, policy *run.Policy, log *zerolog.Logger) *run.Delivery {
+	delivery, err := deliveryOf(message, policy)
+	if err != nil {
+		log.Error().Err(err).Msg("a message without JetStream's metadata was delivered and is left alone")
+		return nil
+	}
+	if !c.hold(delivery.Sequence, message) {
+		return nil
+	}
+	return &delivery
+}
+
+// deliveryOf is what the core is told of a message.
+func deliveryOf(message jetstream.Msg, policy *run.Policy) (run.Delivery, error) {
+	metadata, err := message.Metadata()
+	if err != nil {
+		return run.Delivery{}, err
+	}
+	delivery := address(message.Subject())
+	delivery.Data = message.Data()
+	delivery.Sequence = metadata.Sequence.Stream
+	delivery.PublishedAt = metadata.Timestamp.UTC()
+	delivery.Redelivered = int(min(metadata.NumDelivered, 1<<31)) - 1
+	delivery.Policy = policy
+	return delivery, nil
 }
 
 // settle does with a message what was decided. All acknowledging of runs
@@ -262,6 +287,7 @@ func (c *Consumer) acknowledge(ctx context.Context, sequence uint64, decision ru
 // served is the serving of one queue.
 type served struct {
 	consumer *Consumer
+	stop     context.CancelFunc
 	newest   Definition      // for the watch alone
 	changed  chan Definition // holds the newest change not yet seen
 	log      zerolog.Logger
@@ -277,8 +303,9 @@ func (s *served) change(definition Definition) {
 	}
 }
 
-// run serves the queue until ctx ends, through every kind of trouble.
-func (s *served) run(ctx context.Context, definition Definition) {
+// run serves the queue until ctx ends, through every kind of trouble. Handlers
+// run under work, which outlives a queue that is deleted.
+func (s *served) run(ctx, work context.Context, definition Definition) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
 	workers := make(chan struct{}, s.consumer.config.LaunchWorkers)
@@ -293,12 +320,17 @@ func (s *served) run(ctx context.Context, definition Definition) {
 		if err != nil {
 			return // only ctx ends that loop
 		}
-		s.log.Info().Int("concurrency", definition.Concurrency).Msg("serving queue")
+		s.log.Info().Int("concurrency", definition.Concurrency).Bool("paused", definition.Paused).Bool("draining", definition.Draining).Msg("serving queue")
 		round, next := context.WithCancel(ctx)
 		var pulling sync.WaitGroup
 		pulling.Go(func() {
 			defer next()
-			s.pull(round, ctx, consumer, workers, &handlers)
+			p := &pull{served: s, definition: definition, consumer: consumer, workers: workers, handlers: &handlers}
+			if definition.Paused {
+				p.adopt(round, work)
+			} else {
+				p.run(round, work)
+			}
 		})
 		select {
 		case definition = <-s.changed:
@@ -325,6 +357,12 @@ func pause(ctx context.Context, while time.Duration) {
 // configure creates or updates the queue's consumer. Every replica does; the
 // calls are the same and the server takes them as one.
 func (s *served) configure(ctx context.Context, definition Definition) (jetstream.Consumer, error) {
+	limit := definition.Concurrency
+	if definition.Paused {
+		// With this and one run under way, the server delivers nothing but
+		// what was delivered before; see pull.adopt.
+		limit = 1
+	}
 	consumer, err := s.consumer.config.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
 		Durable: ConsumerPrefix + definition.Name, Description: "Ropewalk: the runs of queue " + definition.Name,
 		FilterSubject: Subjects + definition.Name + ".>",
@@ -332,7 +370,7 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 		// A redelivery is not a failed attempt; attempts are counted in the
 		// run's record.
 		MaxDeliver:    -1,
-		MaxAckPending: definition.Concurrency,
+		MaxAckPending: limit,
 		MaxWaiting:    maxWaiting,
 	})
 	if err != nil {
@@ -350,59 +388,3 @@ const maxWaiting = 512
 // waits for longer than AckWait, on a replica whose launches hang, goes to
 // another one.
 const pullAhead = 8
-
-// pull takes messages, each when a worker is free, until round ends. Handlers run under work, which outlives the round.
-func (s *served) pull(round, work context.Context, consumer jetstream.Consumer, workers chan struct{}, handlers *sync.WaitGroup) {
-	messages, err := consumer.Messages(
-		// One at a time would cost every run the way to the server and back;
-		// the default would prefetch 500 and hold them all.
-		jetstream.PullMaxMessages(min(pullAhead, cap(workers))),
-		jetstream.PullExpiry(30*time.Second),
-		jetstream.PullHeartbeat(5*time.Second),
-	)
-	if err != nil {
-		s.log.Warn().Err(err).Msg("cannot pull from the queue, trying again")
-		return
-	}
-	defer s.drain(messages)
-	for {
-		select {
-		case workers <- struct{}{}:
-		case <-round.Done():
-			return
-		}
-		message, err := messages.Next(jetstream.NextContext(round))
-		if err != nil {
-			<-workers
-			if round.Err() != nil {
-				return
-			}
-			if errors.Is(err, jetstream.ErrNoHeartbeat) {
-				continue // the connection is in trouble; nats.go asks again
-			}
-			s.log.Warn().Err(err).Msg("the pull from the queue ended, beginning it anew")
-			return
-		}
-		handlers.Go(func() {
-			launched := sync.OnceFunc(func() { <-workers })
-			s.consumer.handle(work, message, launched, &s.log)
-		})
-	}
-}
-
-// drain ends a pull and hands back what arrived in the meantime.
-func (s *served) drain(messages jetstream.MessagesContext) {
-	messages.Drain()
-	for {
-		message, err := messages.Next(jetstream.NextMaxWait(time.Second))
-		if errors.Is(err, jetstream.ErrNoHeartbeat) {
-			continue
-		}
-		if err != nil {
-			return
-		}
-		if err := message.Nak(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-			s.log.Warn().Err(err).Msg("cannot hand a message back at once; it comes again after AckWait")
-		}
-	}
-}

@@ -17,33 +17,6 @@ import (
 // DefinitionBucket holds the definition of every queue under its name.
 const DefinitionBucket = "ropewalk-queues"
 
-// MaxConcurrency bounds a queue's limit: the server keeps every message that is
-// held in memory, about 2 KB each.
-const MaxConcurrency = 100_000
-
-// Definition is what is known of a queue, live: a change reaches every
-// dispatcher without a restart.
-type Definition struct {
-	Name string `json:"name"`
-	// Concurrency is the most runs of the queue that may be under way at
-	// once, over all dispatchers.
-	Concurrency int `json:"concurrency"`
-	// Pinned is set once a person has set the queue by command: from then on
-	// the environment of a dispatcher no longer changes it.
-	Pinned bool `json:"pinned,omitempty"`
-}
-
-// Validate returns an error in words for whoever set the definition.
-func (d Definition) Validate() error {
-	if !run.ValidQueue(d.Name) {
-		return fmt.Errorf("queue name %q must be at most %d lower-case letters, digits and '-', beginning and ending with a letter or digit", d.Name, run.MaxQueueLength)
-	}
-	if d.Concurrency < 1 || d.Concurrency > MaxConcurrency {
-		return fmt.Errorf("concurrency of queue %s is %d; it must be from 1 to %d", d.Name, d.Concurrency, MaxConcurrency)
-	}
-	return nil
-}
-
 // Definitions reads and changes the queues' definitions. It is safe for
 // concurrent use.
 type Definitions struct {
@@ -142,27 +115,75 @@ func (d *Definitions) Seed(ctx context.Context, wanted Definition, explicit bool
 	current, revision, err := d.get(ctx, wanted.Name)
 	switch {
 	case errors.Is(err, ErrNoQueue):
-		return d.put(ctx, wanted, 0)
+		err = d.put(ctx, wanted, 0)
 	case err != nil:
-		return err
 	case current.Pinned || !explicit || current.Concurrency == wanted.Concurrency:
-		return d.openSubject(ctx, wanted.Name)
+		return d.openSubject(ctx, current)
 	default:
-		return d.put(ctx, wanted, revision)
+		current.Concurrency = wanted.Concurrency
+		err = d.put(ctx, current, revision)
 	}
+	if errors.Is(err, errChanged) {
+		return nil // another replica that starts just now seeds the same, or a person has set it
+	}
+	return err
 }
 
-// Set creates or changes a queue by a person's command.
+// Set sets the limit of a queue by a person's command, and creates the queue
+// where it is missing. What else is set for it stays.
 func (d *Definitions) Set(ctx context.Context, wanted Definition) error {
+	_, err := d.Update(ctx, wanted.Name, true, func(definition *Definition) error {
+		definition.Concurrency = wanted.Concurrency
+		return nil
+	})
+	return err
+}
+
+// ErrQueueExists: there is a queue of that name already.
+var ErrQueueExists = errors.New("there is such a queue already")
+
+// Create creates a queue by a person's command, or returns [ErrQueueExists].
+func (d *Definitions) Create(ctx context.Context, wanted Definition) error {
+	wanted.Pinned = true
 	if err := wanted.Validate(); err != nil {
 		return err
 	}
-	wanted.Pinned = true
-	_, revision, err := d.get(ctx, wanted.Name)
-	if err != nil && !errors.Is(err, ErrNoQueue) {
+	if _, _, err := d.get(ctx, wanted.Name); !errors.Is(err, ErrNoQueue) {
+		if err == nil {
+			err = fmt.Errorf("%s: %w", wanted.Name, ErrQueueExists)
+		}
 		return err
 	}
-	return d.put(ctx, wanted, revision)
+	return d.put(ctx, wanted, 0)
+}
+
+// Update changes a queue by a person's command and returns what it is then.
+// Change may be called several times, with what others have just made of it. A
+// queue that is missing is created if create is set, and else is [ErrNoQueue].
+func (d *Definitions) Update(ctx context.Context, name string, create bool, change func(*Definition) error) (Definition, error) {
+	const tries = 20
+	for range tries {
+		definition, revision, err := d.get(ctx, name)
+		if errors.Is(err, ErrNoQueue) && create {
+			definition, err = Definition{Name: name}, nil
+		}
+		if err != nil && revision == 0 {
+			return Definition{}, err
+		}
+		// One that is wrong can be put right: what it will be is validated.
+		before := definition.Concurrency
+		if err := change(&definition); err != nil {
+			return Definition{}, err
+		}
+		definition.Name, definition.Pinned = name, definition.Pinned || revision == 0 || definition.Concurrency != before
+		if err := definition.Validate(); err != nil {
+			return Definition{}, err
+		}
+		if err = d.put(ctx, definition, revision); !errors.Is(err, errChanged) {
+			return definition, err
+		}
+	}
+	return Definition{}, fmt.Errorf("change queue %s: others keep changing it", name)
 }
 
 // ErrNoQueue: there is no queue of that name.
@@ -192,7 +213,7 @@ func (d *Definitions) put(ctx context.Context, definition Definition, revision u
 		return fmt.Errorf("encode queue %s: %w", definition.Name, err)
 	}
 	// The subject opens first: a queue that is listed can be published to.
-	if err := d.openSubject(ctx, definition.Name); err != nil {
+	if err := d.openSubject(ctx, definition); err != nil {
 		return err
 	}
 	if revision == 0 {
@@ -200,17 +221,38 @@ func (d *Definitions) put(ctx context.Context, definition Definition, revision u
 	} else {
 		_, err = d.bucket.Update(ctx, definition.Name, value, revision)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) { // two replicas that start together seed the same
+	var api *jetstream.APIError
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return fmt.Errorf("write queue %s: %w", definition.Name, errChanged)
+	}
+	if err != nil {
 		return fmt.Errorf("write queue %s: %w", definition.Name, err)
 	}
 	return nil
 }
 
-// openSubject adds a queue's subject to the stream. A stream's update has no
+// errChanged: somebody else has changed the definition since it was read.
+var errChanged = errors.New("it has changed meanwhile")
+
+// openSubject has the stream take a queue's requests, as its definition says.
+func (d *Definitions) openSubject(ctx context.Context, definition Definition) error {
+	wanted := definition.subject()
+	return d.changeSubjects(ctx, "open subject "+wanted, func(subjects []string) []string {
+		return append(withoutQueue(subjects, definition.Name), wanted)
+	})
+}
+
+// withoutQueue leaves out the subjects of a queue.
+func withoutQueue(subjects []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(subjects), func(subject string) bool {
+		return strings.HasPrefix(subject, Subjects+name+".")
+	})
+}
+
+// changeSubjects changes the subjects of the stream. A stream's update has no
 // compare-and-set, so two at once may undo one another: it looks again until
-// the subject is there.
-func (d *Definitions) openSubject(ctx context.Context, queue string) error {
-	subject := Subjects + queue + ".>"
+// they are as wanted.
+func (d *Definitions) changeSubjects(ctx context.Context, doing string, change func([]string) []string) error {
 	const tries = 20
 	for range tries {
 		stream, err := d.js.Stream(ctx, Stream)
@@ -218,16 +260,17 @@ func (d *Definitions) openSubject(ctx context.Context, queue string) error {
 			return fmt.Errorf("look up stream %s: %w", Stream, err)
 		}
 		config := stream.CachedInfo().Config
-		if slices.Contains(config.Subjects, subject) {
+		wanted := change(config.Subjects)
+		slices.Sort(wanted)
+		if slices.Equal(wanted, slices.Sorted(slices.Values(config.Subjects))) {
 			return nil
 		}
-		config.Subjects = append(config.Subjects, subject)
-		slices.Sort(config.Subjects)
+		config.Subjects = wanted
 		if _, err := d.js.UpdateStream(ctx, config); err != nil {
-			return fmt.Errorf("open subject %s: %w", subject, err)
+			return fmt.Errorf("%s: %w", doing, err)
 		}
 	}
-	return fmt.Errorf("open subject %s: other changes to stream %s keep undoing it", subject, Stream)
+	return fmt.Errorf("%s: other changes to stream %s keep undoing it", doing, Stream)
 }
 
 // List returns every definition, by name.
@@ -260,10 +303,10 @@ func (d *Definitions) List(ctx context.Context) ([]Definition, error) {
 }
 
 // Watch calls changed with every definition that there is, and then with each
-// new or changed one, until ctx ends; refused with what is none. It survives
-// reconnections.
-func (d *Definitions) Watch(ctx context.Context, changed func(Definition), refused func(error)) error {
-	watcher, err := d.bucket.WatchAll(ctx, jetstream.IgnoreDeletes())
+// new or changed one, until ctx ends; deleted with the name of one that is gone,
+// and refused with what is none. It survives reconnections.
+func (d *Definitions) Watch(ctx context.Context, changed func(Definition), deleted func(name string), refused func(error)) error {
+	watcher, err := d.bucket.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("watch queues: %w", err)
 	}
@@ -279,6 +322,10 @@ func (d *Definitions) Watch(ctx context.Context, changed func(Definition), refus
 			if entry == nil { // what was there has been sent
 				continue
 			}
+			if entry.Operation() != jetstream.KeyValuePut {
+				deleted(entry.Key())
+				continue
+			}
 			definition, err := decodeDefinition(entry)
 			if err != nil {
 				refused(err) // the queue goes on as it was; the others must not suffer
@@ -289,14 +336,49 @@ func (d *Definitions) Watch(ctx context.Context, changed func(Definition), refus
 	}
 }
 
-func decodeDefinition(entry jetstream.KeyValueEntry) (Definition, error) {
-	var definition Definition
-	if err := json.Unmarshal(entry.Value(), &definition); err != nil {
-		return Definition{}, fmt.Errorf("decode queue %s: %w", entry.Key(), err)
+// InUseError is why a queue cannot be deleted yet.
+type InUseError struct{ Queue, Why string }
+
+func (e *InUseError) Error() string { return "queue " + e.Queue + " cannot be deleted: " + e.Why }
+
+// Delete deletes a queue that has been drained and has no runs left, neither
+// waiting nor under way nor waiting to be tried again; an [*InUseError] says
+// what is in the way. What was recorded of its runs stays.
+func (d *Definitions) Delete(ctx context.Context, name string) error {
+	definition, revision, err := d.get(ctx, name)
+	if err != nil {
+		return err
 	}
-	if definition.Name != entry.Key() {
-		return Definition{}, fmt.Errorf("the definition under the name %s is one of queue %q", entry.Key(), definition.Name)
+	switch {
+	case name == "default":
+		return &InUseError{name, "requests that name no queue go there"}
+	case !definition.Draining:
+		return &InUseError{name, "it takes new runs; first: dispatcher queue drain " + name}
 	}
-	// A limit of 0 would be taken by the server for none at all.
-	return definition, definition.Validate()
+	for _, left := range []struct{ stream, subject, what string }{
+		{Stream, Subjects + name + ".>", "that wait or are under way"},
+		{DueStream, ScheduleSubjects + name + ".>", "that wait for their next attempt"},
+		{DueStream, DueSubjects + name + ".>", "that are about to be tried again"},
+	} {
+		count, err := countMessages(ctx, d.js, left.stream, left.subject)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+		if count > 0 {
+			return &InUseError{name, fmt.Sprintf("it has runs %s: %d", left.what, count)}
+		}
+	}
+	// The definition goes first: from then on no dispatcher makes the consumer
+	// anew.
+	if err := d.bucket.Delete(ctx, name, jetstream.LastRevision(revision)); err != nil {
+		return fmt.Errorf("delete queue %s: %w", name, err)
+	}
+	err = d.changeSubjects(ctx, "close the subjects of queue "+name, func(subjects []string) []string { return withoutQueue(subjects, name) })
+	if err != nil {
+		return err
+	}
+	if err := d.js.DeleteConsumer(ctx, Stream, ConsumerPrefix+name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("delete the consumer of queue %s: %w", name, err)
+	}
+	return nil
 }

@@ -9,9 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -26,8 +24,6 @@ const (
 	DueSubjects      = "ropewalk.due."
 
 	dueConsumer = "due"
-	// dueAtOnce bounds the attempts that all dispatchers queue side by side.
-	dueAtOnce = 128
 )
 
 // Due holds attempts until they are due, without holding a slot, and hands
@@ -37,8 +33,8 @@ type Due struct{ js jetstream.JetStream }
 // CreateDue makes the stream where it is missing.
 func CreateDue(ctx context.Context, js jetstream.JetStream, replicas int) (*Due, error) {
 	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: DueStream, Description: "Ropewalk: attempts that wait for their time, and those that are due",
-		Subjects: []string{"ropewalk.schedules.>", DueSubjects + ">"}, Replicas: replicas,
+		Name: DueStream, Description: "Ropewalk: attempts and schedules that wait for their time, and those that are due",
+		Subjects: []string{"ropewalk.schedules.>", DueSubjects + ">", FiredSubjects + ">"}, Replicas: replicas,
 		AllowMsgSchedules: true, AllowMsgTTL: true, AllowDirect: true, MaxMsgsPerSubject: 1,
 	})
 	if err != nil {
@@ -92,91 +88,20 @@ func (d *Due) Queue(ctx context.Context, request run.Request, attempt int) error
 // Consume hands every attempt that is due to handle, until ctx ends. One that
 // handle cannot deal with now comes again.
 func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(context.Context, run.Due) error) error {
-	for ctx.Err() == nil {
-		var consumer jetstream.Consumer
-		err := retry.Do(ctx, retry.Network, func() (err error) {
-			consumer, err = d.js.CreateOrUpdateConsumer(ctx, DueStream, jetstream.ConsumerConfig{
-				Durable: dueConsumer, Description: "Ropewalk: attempts that are due",
-				FilterSubject: DueSubjects + ">", AckPolicy: jetstream.AckExplicitPolicy,
-				AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: dueAtOnce,
-			})
-			return err
-		}, func(err error, _ time.Duration) {
-			log.Warn().Err(err).Msg("cannot configure the consumer of attempts that are due, trying again")
-		})
-		if err == nil {
-			d.pull(ctx, consumer, log, handle)
-			pause(ctx, time.Second) // it ended by itself, which must not go on at full speed
-		}
-	}
-	return nil
-}
-
-func (d *Due) pull(ctx context.Context, consumer jetstream.Consumer, log zerolog.Logger, handle func(context.Context, run.Due) error) {
-	const atOnce = 16
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(atOnce), jetstream.PullHeartbeat(5*time.Second), jetstream.WithMessagesErrOnMissingHeartbeat(false))
-	if err != nil {
-		log.Warn().Err(err).Msg("cannot pull the attempts that are due, trying again")
-		return
-	}
-	defer messages.Stop()
-	var work errgroup.Group
-	work.SetLimit(atOnce)
-	defer func() { _ = work.Wait() }() // nothing in it returns an error
-	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			if ctx.Err() == nil {
-				log.Warn().Err(err).Msg("the pull of attempts that are due ended, beginning it anew")
+	return (&attendant{
+		js: d.js, durable: dueConsumer, description: "Ropewalk: attempts that are due", subjects: DueSubjects + ">", log: log,
+		handle: func(ctx context.Context, message jetstream.Msg) error {
+			var due run.Due
+			err := json.Unmarshal(message.Data(), &due)
+			if err == nil && message.Subject() != DueSubjects+dueName(due) {
+				// Permissions are enforced on subjects: a message that names
+				// another run counts for nothing.
+				err = errors.New("the message names another run than its subject")
 			}
-			return
-		}
-		work.Go(func() error {
-			d.handle(ctx, message, log, handle)
-			return nil
-		})
-	}
-}
-
-// tooOften reports whether a message has come so often that what it waits for
-// will not come to pass.
-func tooOften(message jetstream.Msg) bool {
-	const most = 100 // over three minutes
-	metadata, err := message.Metadata()
-	return err == nil && metadata.NumDelivered > most
-}
-
-// handle deals with one attempt, and removes its message for good: it may hold
-// a corrected request, and the stream has no age limit.
-func (d *Due) handle(ctx context.Context, message jetstream.Msg, log zerolog.Logger, handle func(context.Context, run.Due) error) {
-	var due run.Due
-	err := json.Unmarshal(message.Data(), &due)
-	if err == nil && message.Subject() != DueSubjects+dueName(due) {
-		// Permissions are enforced on subjects: a message that names another
-		// run counts for nothing.
-		err = errors.New("the message names another run than its subject")
-	}
-	if err != nil {
-		log.Warn().Err(err).Str("subject", message.Subject()).Msg("dropping an attempt that cannot be understood")
-	} else if err := handle(ctx, due); err != nil && !tooOften(message) {
-		log.Warn().Err(err).Str("run_id", due.ID).Msg("cannot queue an attempt that is due, trying again")
-		const again = 2 * time.Second
-		_ = message.NakWithDelay(again) // should it fail, AckWait brings it back
-		return
-	}
-	// The message goes before its acknowledgement: should we end between the
-	// two, it is not left behind.
-	metadata, err := message.Metadata()
-	if err == nil {
-		var stream jetstream.Stream
-		if stream, err = d.js.Stream(ctx, DueStream); err == nil {
-			err = stream.DeleteMsg(ctx, metadata.Sequence.Stream)
-		}
-	}
-	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) {
-		err = message.Ack()
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && ctx.Err() == nil {
-		log.Warn().Err(err).Str("run_id", due.ID).Msg("cannot remove an attempt that was queued")
-	}
+			if err != nil {
+				return senselessError{err}
+			}
+			return handle(ctx, due)
+		},
+	}).run(ctx)
 }

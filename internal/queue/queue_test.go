@@ -32,6 +32,18 @@ func (f handlerFunc) Handle(ctx context.Context, delivery run.Delivery, launched
 	return f(ctx, delivery, launched)
 }
 
+func (handlerFunc) UnderWay(context.Context, run.Delivery) bool { return true }
+
+// starts opens what holds start rates.
+func starts(t *testing.T, js jetstream.JetStream) *Starts {
+	t.Helper()
+	opened, err := CreateStarts(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened
+}
+
 func define(t *testing.T, js jetstream.JetStream, queues ...Definition) *Definitions {
 	t.Helper()
 	definitions, err := CreateDefinitions(t.Context(), js, 1)
@@ -49,8 +61,13 @@ func define(t *testing.T, js jetstream.JetStream, queues ...Definition) *Definit
 // consume runs a consumer until the returned function is called.
 func consume(t *testing.T, js jetstream.JetStream, definitions *Definitions, handler handlerFunc) (stop func()) {
 	t.Helper()
+	return consumeBy(t, js, definitions, handler)
+}
+
+func consumeBy(t *testing.T, js jetstream.JetStream, definitions *Definitions, handler Handler) (stop func()) {
+	t.Helper()
 	consumer, err := New(Config{
-		JetStream: js, Definitions: definitions, Handler: handler, AckWait: 2 * time.Second,
+		JetStream: js, Definitions: definitions, Handler: handler, AckWait: 2 * time.Second, Starts: starts(t, js),
 		LaunchWorkers: 16, Log: zerolog.New(zerolog.NewTestWriter(t)),
 	})
 	if err != nil {
@@ -372,7 +389,7 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 	}
 	begun, release := make(chan struct{}, 2), make(chan struct{})
 	consumer, err := New(Config{
-		JetStream: js, Definitions: &Definitions{}, AckWait: 10 * time.Second, LaunchWorkers: 1, Log: zerolog.Nop(),
+		JetStream: js, Definitions: &Definitions{}, AckWait: 10 * time.Second, LaunchWorkers: 1, Starts: starts(t, js), Log: zerolog.Nop(),
 		Handler: handlerFunc(func(context.Context, run.Delivery, func()) run.Decision {
 			begun <- struct{}{}
 			<-release
@@ -385,10 +402,10 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 	var handlers sync.WaitGroup
 	nop := zerolog.Nop()
 	first := next()
-	handlers.Go(func() { consumer.handle(t.Context(), first, func() {}, &nop) })
+	handlers.Go(func() { consumer.handle(t.Context(), first, &run.Policy{}, func() {}, &nop) })
 	receive(t, begun, "begin")
 	second := next() // after AckWait, since nothing shows life here
-	consumer.handle(t.Context(), second, func() {}, &nop)
+	consumer.handle(t.Context(), second, &run.Policy{}, func() {}, &nop)
 	if held := consumer.message(1); held.Reply() != second.Reply() {
 		t.Errorf("the message held is %s; want the newer %s", held.Reply(), second.Reply())
 	}

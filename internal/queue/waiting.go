@@ -73,32 +73,36 @@ type Usage struct {
 func Use(ctx context.Context, js jetstream.JetStream, definition Definition) (Usage, error) {
 	consumer, err := js.Consumer(ctx, Stream, ConsumerPrefix+definition.Name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		waiting, err := unserved(ctx, js, definition.Name)
+		waiting, err := countMessages(ctx, js, Stream, Subjects+definition.Name+".>")
 		return Usage{Waiting: waiting, Limit: definition.Concurrency}, err
 	}
 	if err != nil {
 		return Usage{}, fmt.Errorf("look up queue %s: %w", definition.Name, err)
 	}
 	info := consumer.CachedInfo()
-	return Usage{
+	usage := Usage{
 		Waiting: info.NumPending, InFlight: info.NumAckPending,
 		Limit: info.Config.MaxAckPending, Redelivered: info.NumRedelivered,
-	}, nil
+	}
+	if definition.Paused { // the consumer lets nothing through; see served.configure
+		usage.Limit = definition.Concurrency
+	}
+	return usage, nil
 }
 
-// unserved counts the runs of a queue that has no consumer yet.
-func unserved(ctx context.Context, js jetstream.JetStream, queue string) (uint64, error) {
-	stream, err := js.Stream(ctx, Stream)
+// countMessages counts the messages of a stream that match a subject.
+func countMessages(ctx context.Context, js jetstream.JetStream, name, subject string) (uint64, error) {
+	stream, err := js.Stream(ctx, name)
 	if err != nil {
-		return 0, fmt.Errorf("look up stream %s: %w", Stream, err)
+		return 0, fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(Subjects+queue+".>"))
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err != nil {
-		return 0, fmt.Errorf("look up queue %s: %w", queue, err)
+		return 0, fmt.Errorf("count what stream %s has of %s: %w", name, subject, err)
 	}
-	var waiting uint64
+	var count uint64
 	for _, messages := range info.State.Subjects {
-		waiting += messages
+		count += messages
 	}
-	return waiting, nil
+	return count, nil
 }

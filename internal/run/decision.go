@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"errors"
 	"time"
 )
@@ -25,6 +26,9 @@ type Delivery struct {
 	PublishedAt time.Time
 	// Redelivered counts earlier deliveries of this message.
 	Redelivered int
+	// Policy is what is set for the queue at the moment of delivery; nil is
+	// nothing. The runs of a queue share it.
+	Policy *Policy
 }
 
 // Decision is what becomes of a run's message once the core returns. The queue
@@ -70,6 +74,9 @@ type Launch struct {
 	Attempt int
 	// Image is the reference to run, resolved; a local process has none.
 	Image string
+	// Policy is what is set for the run's queue. Its namespace is the one on
+	// record for the attempt, whatever the queue's is by now.
+	Policy Policy
 	// Known is the Job as recorded by whoever held the run before, with its
 	// UID; nil when no Job is known to exist. A known Job is only ever
 	// adopted: if it is gone, somebody deleted it, and making it again
@@ -77,6 +84,10 @@ type Launch struct {
 	// that is there for this attempt.
 	Known *Job
 }
+
+// Timeout is how long the run may take: what the request says, or else the
+// queue; 0 is as long as the operator allows.
+func (l Launch) Timeout() Duration { return cmp.Or(l.Request.Timeout, l.Policy.Timeout) }
 
 // Cancellation asks for a run to be stopped: this attempt, or any before it. A
 // later attempt is a new wish to run.

@@ -64,6 +64,9 @@ type ImageRequest struct {
 	// PublishedAt is when this attempt was asked for. A build that failed
 	// before is not its failure.
 	PublishedAt time.Time
+	// Allow and Deny are the queue's patterns of repositories, which count
+	// beside the operator's for all queues.
+	Allow, Deny []string
 	// Known is the image that an earlier attempt ran, with its digest, so that
 	// the next one runs the same bytes; empty when there is none.
 	Known string

@@ -26,6 +26,10 @@ type Run struct {
 	FirstAttempt int `json:"firstAttempt,omitempty"`
 	// Image is the reference that is run, as resolved.
 	Image string `json:"image"`
+	// Namespace is where the attempt's Job is made, if its queue says where.
+	// It stays what it was when the attempt was taken up: another dispatcher
+	// looks for the Job there.
+	Namespace string `json:"namespace,omitempty"`
 	// Job is nil until one is known to exist.
 	Job        *Job       `json:"job"`
 	QueuedAt   time.Time  `json:"queuedAt"`

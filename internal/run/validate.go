@@ -103,13 +103,7 @@ func (r Request) Validate() error {
 	}
 	v.env(r)
 	v.pod(r.Pod)
-	if r.Timeout < 0 {
-		v.add("timeout", "must not be negative")
-	} else if r.Timeout > 0 && r.Timeout < Duration(time.Second) {
-		v.add("timeout", "must be at least 1s")
-	} else if r.Timeout > MaxTimeout {
-		v.add("timeout", "must be at most %s", MaxTimeout)
-	}
+	v.timeout(r.Timeout)
 	v.retry(r.Retry)
 	v.labels("labels", r.Labels, true)
 	v.labels("annotations", r.Annotations, false)
@@ -182,6 +176,17 @@ func (v *validation) pod(pod Pod) {
 	}
 	if name := pod.PriorityClassName; name != "" && !isDNSName(name) {
 		v.add("pod.priorityClassName", "is not the name of a priority class: lower-case letters, digits, '-' and '.'")
+	}
+}
+
+func (v *validation) timeout(timeout Duration) {
+	switch {
+	case timeout < 0:
+		v.add("timeout", "must not be negative")
+	case timeout > 0 && timeout < Duration(time.Second):
+		v.add("timeout", "must be at least 1s")
+	case timeout > MaxTimeout:
+		v.add("timeout", "must be at most %s", MaxTimeout)
 	}
 }
 

@@ -99,6 +99,9 @@ func (b *bench) checkRoom(ctx context.Context) error {
 	if b.options.wants("inflight") {
 		need = max(need, b.options.InFlight)
 	}
+	if b.options.wants("neighbours") { // those of the burst end, and make room
+		need = max(need, int(quietRate*b.options.LatencyFor.Seconds())+4*neighbourLimit)
+	}
 	if room < int64(need) {
 		return fmt.Errorf("the %d nodes with %s have room for %d pods, but %d are needed; add fake nodes, or ask for less with -runs and -in-flight", len(nodes.Items), selector, room, need)
 	}
@@ -129,6 +132,8 @@ func (b *bench) measure(ctx context.Context) (*report, error) {
 		{"latency", b.latency},
 		{"inflight", b.inFlight},
 		{"waiting", b.waiting},
+		{"neighbours", b.neighbours},
+		{"replay", b.replay},
 	} {
 		if !b.options.wants(part.name) {
 			continue

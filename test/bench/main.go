@@ -32,13 +32,14 @@ type options struct {
 	InFlight      int           `json:"inFlight"`
 	Settle        time.Duration `json:"settle"`
 	Waiting       int           `json:"waiting"`
+	Burst         int           `json:"burst"`
 	NodeSelector  string        `json:"nodeSelector"`
 	Tolerations   string        `json:"tolerations"`
 	RunAnnotation string        `json:"runAnnotation"`
 }
 
 // parts are what can be measured, in order.
-var parts = []string{"throughput", "latency", "inflight", "waiting"}
+var parts = []string{"throughput", "latency", "inflight", "waiting", "neighbours", "replay"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -91,6 +92,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.InFlight, "in-flight", 5000, "runs in flight while memory and API requests are counted")
 	flags.DurationVar(&o.Settle, "settle", time.Minute, "how long they stay in flight")
 	flags.IntVar(&o.Waiting, "waiting", 100000, "requests that wait while the launch rate is measured again")
+	flags.IntVar(&o.Burst, "burst", 10000, "runs that wait in one queue while another's latency is measured, and failed runs that are replayed at once")
 	flags.StringVar(&o.NodeSelector, "node-selector", `{"type":"kwok"}`, "the fake nodes, as the dispatcher's setting has it")
 	flags.StringVar(&o.Tolerations, "tolerations", `[{"key":"kwok.x-k8s.io/node","operator":"Exists"}]`, "what their taint needs, as the setting has it")
 	flags.StringVar(&o.RunAnnotation, "run-annotation", `{"fake/run-for":"2h"}`, "pod annotations that make a fake pod run for long")
@@ -108,7 +110,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if o.wants("latency") && !o.wants("throughput") {
 		return o, errors.New("-parts names latency, whose load is half of what throughput finds: name throughput too")
 	}
-	if o.Rounds < 1 || o.Workers < 1 || o.Runs < 2 || o.InFlight < 1 || o.Waiting < 0 || o.LatencyFor <= 0 {
+	if o.Rounds < 1 || o.Workers < 1 || o.Runs < 2 || o.InFlight < 1 || o.Waiting < 0 || o.Burst < 1 || o.LatencyFor <= 0 {
 		return o, errors.New("all numbers must be positive")
 	}
 	return o, nil

@@ -20,6 +20,8 @@ const (
 	goalP99Above    = 10.0 // and ms above that
 	goalKiBPerRun   = 25.0
 	goalWaitingLoss = 0.10
+	goalNeighbour   = 1.2  // of the p99 alone
+	goalReplay      = 30.0 // s until 10,000 are queued
 )
 
 // report is everything that was measured.
@@ -32,6 +34,8 @@ type report struct {
 	Latency    *latencyResult    `json:"latency,omitempty"`
 	InFlight   *inFlightResult   `json:"inFlight,omitempty"`
 	Waiting    *waitingResult    `json:"waiting,omitempty"`
+	Neighbours *neighboursResult `json:"neighbours,omitempty"`
+	Replay     *replayResult     `json:"replay,omitempty"`
 	// Summary compares the figures with the goals.
 	Summary []line `json:"summary"`
 }
@@ -75,6 +79,22 @@ type inFlightResult struct {
 type waitingResult struct {
 	Empty []rate `json:"empty"`
 	Full  []rate `json:"full"`
+}
+
+// neighboursResult has, for each round, the time from publish to Job in ms of
+// every run in the quiet queue.
+type neighboursResult struct {
+	Alone  [][]float64 `json:"aloneMs"`
+	Beside [][]float64 `json:"besideMs"`
+}
+
+// replayResult has seconds from the call: until the replays had been asked for,
+// and until the last run was on its queue; and the most Jobs at once.
+type replayResult struct {
+	Runs   int     `json:"runs"`
+	Asked  float64 `json:"askedSeconds"`
+	Queued float64 `json:"queuedSeconds"`
+	Most   int     `json:"most"`
 }
 
 // line is one figure beside its bare counterpart and its goal.
@@ -126,6 +146,12 @@ func (r *report) summary() (lines []line) {
 	}
 	if q := r.Waiting; q != nil {
 		lines = append(lines, q.summary(r.Options)...)
+	}
+	if n := r.Neighbours; n != nil {
+		lines = append(lines, n.summary(r.Options)...)
+	}
+	if p := r.Replay; p != nil {
+		lines = append(lines, p.summary()...)
 	}
 	return lines
 }
@@ -220,6 +246,40 @@ func (q *waitingResult) summary(o options) []line {
 		Bare: fmt.Sprintf("%.0f (empty queue)", empty), Ropewalk: fmt.Sprintf("%.0f (%+.0f %%)", full, (full/empty-1)*100),
 		Goal: fmt.Sprintf("less than %.0f %% slower", goalWaitingLoss*100), Met: &met,
 	}}
+}
+
+func (n *neighboursResult) summary(o options) (lines []line) {
+	for _, p := range []float64{50, 99} {
+		of := func(rounds [][]float64) float64 {
+			var each []float64
+			for _, round := range rounds {
+				each = append(each, percentile(round, p))
+			}
+			return median(each)
+		}
+		alone, beside := of(n.Alone), of(n.Beside)
+		next := line{
+			What: fmt.Sprintf("publish to Job seen, at %d/s, beside a queue with %d waiting, p%.0f", quietRate, o.Burst, p),
+			Bare: fmt.Sprintf("%.1f ms (alone)", alone), Ropewalk: fmt.Sprintf("%.1f ms (%.2f of alone)", beside, beside/alone),
+		}
+		if p == 99 {
+			met := beside <= goalNeighbour*alone
+			next.Goal, next.Met = fmt.Sprintf("≤ %.1f of alone", goalNeighbour), &met
+		}
+		lines = append(lines, next)
+	}
+	return lines
+}
+
+func (p *replayResult) summary() []line {
+	soon, kept := p.Queued <= goalReplay*float64(p.Runs)/10000, p.Most <= replayLimit
+	return []line{
+		{
+			What:     fmt.Sprintf("%d failed runs replayed: asked for, and all on their queue", p.Runs),
+			Ropewalk: fmt.Sprintf("%.1f s, %.1f s", p.Asked, p.Queued), Goal: fmt.Sprintf("≤ %.0f s for 10,000", goalReplay), Met: &soon,
+		},
+		{What: "most Jobs at once meanwhile", Ropewalk: fmt.Sprint(p.Most), Goal: fmt.Sprintf("≤ %d", replayLimit), Met: &kept},
+	}
 }
 
 func threePercentiles(values []float64) string {

@@ -1,0 +1,72 @@
+package client
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/queue"
+	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/runstore"
+)
+
+func TestMain(m *testing.M) {
+	// The server's own background work outlives its shutdown for a moment.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+// fail records runs that have failed.
+func fail(t *testing.T, js jetstream.JetStream, runs int) {
+	t.Helper()
+	store, err := runstore.Create(t.Context(), js, runstore.Config{Retention: time.Hour, RequestRetention: time.Hour, Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range runs {
+		record := run.New(run.Delivery{Queue: "default", ID: fmt.Sprintf("r%d", i), Attempt: 1, PublishedAt: time.Now().UTC()})
+		record.State, record.Reason = run.Failed, run.AppError
+		if _, err := store.Create(t.Context(), record); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestABulkReplayThatIsCutShortTellsWhatItDid(t *testing.T) {
+	_, js := natstest.Start(t)
+	const runs, room = 200, 120
+	fail(t, js, runs)
+	config := jetstream.StreamConfig{Name: queue.DueStream, Subjects: []string{queue.DueSubjects + ">"}, MaxMsgs: room, Discard: jetstream.DiscardNew, MaxMsgsPerSubject: 1}
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	asked, err := New(js).ReplayFailed(t.Context(), ReplayOptions{})
+	if err == nil || len(asked) != room || !strings.Contains(err.Error(), fmt.Sprintf("%d of %d failed runs were asked to be replayed", room, runs)) {
+		t.Fatalf("with room for %d: %d runs, %v", room, len(asked), err)
+	}
+	stream, err := js.Stream(t.Context(), queue.DueStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, record := range asked {
+		if _, err := stream.GetLastMsgForSubject(t.Context(), queue.DueSubjects+"default."+record.ID+".2"); err != nil {
+			t.Fatalf("run %s is said to be replayed: %v", record.ID, err)
+		}
+	}
+	// Once there is room, the same call asks for the rest.
+	config.MaxMsgs = runs
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if asked, err = New(js).ReplayFailed(t.Context(), ReplayOptions{}); err != nil || len(asked) != runs {
+		t.Errorf("with room for all: %d runs, %v", len(asked), err)
+	}
+	if now, err := stream.Info(t.Context()); err != nil || now.State.Msgs != runs {
+		t.Errorf("asked for are %d runs, %v; want each once", now.State.Msgs, err)
+	}
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/k8sjobs"
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logfollow"
+	"github.com/ropewalk/ropewalk/internal/logging"
+	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// places launches runs in the namespaces that their queues say. Each namespace
+// has a launcher of its own, with a watch of its own, from its first run on.
+type places struct {
+	// The launcher of the namespace that the settings say, which is where
+	// builders run too, and what /readyz looks at.
+	*k8sjobs.Launcher
+	settings *config.Config
+	client   kubernetes.Interface
+	others   opened[*k8sjobs.Launcher]
+	log      zerolog.Logger
+}
+
+func newPlaces(settings *config.Config, client kubernetes.Interface, launcher *k8sjobs.Launcher, log zerolog.Logger) *places {
+	return &places{Launcher: launcher, settings: settings, client: client, others: newOpened[*k8sjobs.Launcher](), log: log}
+}
+
+// in returns the launcher of a namespace; empty is that of the settings.
+func (p *places) in(namespace string) (*k8sjobs.Launcher, error) {
+	if namespace == "" || namespace == p.settings.Kubernetes.Namespace {
+		return p.Launcher, nil
+	}
+	return p.others.get(namespace, func() (*k8sjobs.Launcher, error) {
+		settings := kubernetesSettings(p.settings)
+		settings.Namespace = namespace
+		p.log.Info().Str(logging.Namespace, namespace).Msg("runs of a queue go to a namespace of their own")
+		return k8sjobs.New(k8sjobs.Config{
+			Client: p.client, Settings: settings,
+			Log: p.log.With().Str(logging.Component, "k8sjobs").Str(logging.Namespace, namespace).Logger(),
+		})
+	})
+}
+
+// Run runs all launchers, those too that are yet to come.
+func (p *places) Run(ctx context.Context) error { return p.others.run(ctx, p.Launcher) }
+
+// Check does not begin a watch of a namespace.
+func (p *places) Check(launch run.Launch) error { return p.Launcher.Check(launch) }
+
+// Launch launches in the namespace of the run's queue.
+func (p *places) Launch(ctx context.Context, launch run.Launch) (run.Job, bool, error) {
+	namespace := launch.Policy.Namespace
+	if launch.Known != nil && launch.Known.Namespace != "" {
+		namespace = launch.Known.Namespace
+	}
+	launcher, err := p.in(namespace)
+	if err != nil {
+		return run.Job{}, false, &run.LaunchError{Reason: run.InvalidPodSpec, Message: err.Error(), Err: err}
+	}
+	return launcher.Launch(ctx, launch)
+}
+
+// Follow follows a Job where it is.
+func (p *places) Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error) {
+	launcher, err := p.in(job.Namespace)
+	if err != nil {
+		return run.Observation{}, err
+	}
+	return launcher.Follow(ctx, job, report)
+}
+
+// Delete deletes a Job where it is.
+func (p *places) Delete(ctx context.Context, job run.Job) error {
+	launcher, err := p.in(job.Namespace)
+	if err != nil {
+		return err
+	}
+	return launcher.Delete(ctx, job)
+}
+
+// opened are things with one for each namespace, made when first asked for, and
+// run from then on.
+type opened[T runner] struct {
+	mu    *sync.Mutex
+	all   map[string]T
+	fresh chan T
+}
+
+// mostPlaces bounds the namespaces that runs may be in: each has watches.
+const mostPlaces = 1000
+
+func newOpened[T runner]() opened[T] {
+	return opened[T]{mu: new(sync.Mutex), all: make(map[string]T), fresh: make(chan T, mostPlaces)}
+}
+
+func (o opened[T]) get(namespace string, open func() (T, error)) (T, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if there, ok := o.all[namespace]; ok {
+		return there, nil
+	}
+	made, err := open()
+	if err != nil {
+		return made, err
+	}
+	o.all[namespace] = made
+	o.fresh <- made
+	return made, nil
+}
+
+// now returns those that are open.
+func (o opened[T]) now() []T {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := make([]T, 0, len(o.all))
+	for _, one := range o.all {
+		all = append(all, one)
+	}
+	return all
+}
+
+// run runs the first and all that are opened, until ctx ends or one fails.
+func (o opened[T]) run(ctx context.Context, first runner) error {
+	parts, failing := errgroup.WithContext(ctx)
+	parts.Go(func() error { return first.Run(failing) })
+	parts.Go(func() error {
+		for {
+			select {
+			case one := <-o.fresh:
+				parts.Go(func() error { return one.Run(failing) })
+			case <-failing.Done():
+				return nil
+			}
+		}
+	})
+	return parts.Wait()
+}
+
+// placedLogs finds the logs of pods in the namespaces of their runs.
+type placedLogs struct {
+	main     *podlogs.Pods
+	settings *config.Config
+	client   kubernetes.Interface
+	others   opened[*podlogs.Pods]
+}
+
+func newPlacedLogs(settings *config.Config, client kubernetes.Interface) (*placedLogs, error) {
+	p := &placedLogs{settings: settings, client: client, others: newOpened[*podlogs.Pods]()}
+	var err error
+	p.main, err = p.open(settings.Kubernetes.Namespace)
+	return p, err
+}
+
+func (p *placedLogs) open(namespace string) (*podlogs.Pods, error) {
+	return podlogs.New(podlogs.Config{Client: p.client, Namespace: namespace, Selector: k8sjobs.Selector(p.settings.Launch.Instance)})
+}
+
+func (p *placedLogs) in(namespace string) (*podlogs.Pods, error) {
+	if namespace == "" || namespace == p.settings.Kubernetes.Namespace {
+		return p.main, nil
+	}
+	return p.others.get(namespace, func() (*podlogs.Pods, error) { return p.open(namespace) })
+}
+
+// Run runs all watches.
+func (p *placedLogs) Run(ctx context.Context) error { return p.others.run(ctx, p.main) }
+
+// Logs finds the logs of one Job.
+func (p *placedLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
+	pods, err := p.in(job.Namespace)
+	if err != nil {
+		return err
+	}
+	return podLogs{pods}.Logs(ctx, job, over, found)
+}
+
+// Ended finds the logs that will not grow any more, wherever runs are. A
+// namespace that does not let us look does not keep us from the others.
+func (p *placedLogs) Ended(ctx context.Context, found func(logevent.Log, logfollow.Source)) error {
+	err := podLogs{p.main}.Ended(ctx, found)
+	for _, pods := range p.others.now() {
+		const soon = 5 * time.Second
+		limited, cancel := context.WithTimeout(ctx, soon)
+		_ = podLogs{pods}.Ended(limited, found) // there is another look soon
+		cancel()
+	}
+	return err
+}

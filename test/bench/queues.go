@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/ropewalk/ropewalk/client"
+	"github.com/ropewalk/ropewalk/internal/runstore"
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+// command runs a dispatcher command on the stage's NATS server.
+func (s *stage) command(ctx context.Context, args ...string) error {
+	command := exec.CommandContext(ctx, s.bench.dispatcher, args...)
+	command.Env = append(os.Environ(), "ROPEWALK_NATS_URL="+s.nats.URL())
+	if said, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("dispatcher %s: %w: %s", strings.Join(args, " "), err, said)
+	}
+	return nil
+}
+
+// neighbourLimit is that of the queue with the burst, and neighbourRunFor how
+// long its runs take, so that it starts some ten a second all the while.
+const (
+	neighbourLimit  = 50
+	neighbourRunFor = `{"metadata": {"annotations": {"fake/run-for": "5s"}}}`
+	// quietQueue is the other queue, and quietRate how many runs a second it
+	// is given.
+	quietQueue = "quiet"
+	quietRate  = 30
+)
+
+// neighbours compares the latency of one queue alone with that beside another
+// in which many runs wait.
+func (b *bench) neighbours(ctx context.Context, r *report) error {
+	result := &neighboursResult{}
+	for round := range b.options.Rounds {
+		err := inTurns(round, func() error {
+			events, err := b.neighboursRound(ctx, 0)
+			result.Alone = append(result.Alone, events)
+			b.say("neighbours %d: alone p50 %.1f ms, p99 %.1f ms", round+1, percentile(events, 50), percentile(events, 99))
+			return err
+		}, func() error {
+			events, err := b.neighboursRound(ctx, b.options.Burst)
+			result.Beside = append(result.Beside, events)
+			b.say("neighbours %d: beside %d waiting runs p50 %.1f ms, p99 %.1f ms", round+1, b.options.Burst, percentile(events, 50), percentile(events, 99))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r.Neighbours = result
+	return nil
+}
+
+// neighboursRound publishes to the quiet queue at a steady rate, and returns how
+// long it took from each publish to its Job.
+func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float64, err error) {
+	n := int(quietRate * b.options.LatencyFor.Seconds())
+	err = b.on(ctx, func(s *stage) error {
+		if err := s.serve(ctx, neighbourLimit, b.options.Workers); err != nil {
+			return err
+		}
+		if err := s.command(ctx, "queue", "create", quietQueue, "--concurrency", strconv.Itoa(2*n)); err != nil {
+			return err
+		}
+		if err := s.command(ctx, "queue", "set", "default", "--pod-template-patch", neighbourRunFor); err != nil {
+			return err
+		}
+		if err := s.publish(ctx, burst); err != nil {
+			return err
+		}
+		if burst > 0 {
+			err := s.observer.Await(ctx, "", func(c rig.Counts) bool { return c.Created > neighbourLimit })
+			if err != nil {
+				return err
+			}
+		}
+		started := make([]time.Time, n)
+		err := steadily(ctx, n, quietRate, func(i int) error {
+			started[i] = time.Now()
+			message := nats.NewMsg("ropewalk.runs." + quietQueue + ".quiet-" + strconv.Itoa(i))
+			message.Data = []byte(`{"version":1,"image":{"reference":"busybox"},"command":["true"]}`)
+			_, err := s.js.PublishMsg(ctx, message)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the quiet queue's Jobs take more than 2m"))
+		defer cancel()
+		if err := s.observer.Await(limited, quietQueue, func(c rig.Counts) bool { return c.Created >= n }); err != nil {
+			return err
+		}
+		for _, job := range s.observer.Jobs() {
+			if i, err := strconv.Atoi(strings.TrimPrefix(job.RunID, "quiet-")); err == nil && job.Queue == quietQueue {
+				events = append(events, milliseconds(job.CreatedAt.Sub(started[i])))
+			}
+		}
+		return nil
+	})
+	return events, err
+}
+
+// replayLimit is the limit of the queue while a great number of runs is replayed.
+const replayLimit = 20
+
+// replay replays a great number of failed runs at once, and looks at how long
+// that takes and whether the limit is kept.
+func (b *bench) replay(ctx context.Context, r *report) error {
+	return b.on(ctx, func(s *stage) error {
+		if err := s.serve(ctx, replayLimit, b.options.Workers); err != nil {
+			return err
+		}
+		if err := s.fail(ctx, b.options.Burst); err != nil {
+			return err
+		}
+		result := &replayResult{Runs: b.options.Burst}
+		begin := time.Now()
+		replayed, err := client.New(s.js).ReplayFailed(ctx, client.ReplayOptions{})
+		if err != nil {
+			return err
+		}
+		if len(replayed) != b.options.Burst {
+			return fmt.Errorf("%d of %d failed runs were replayed", len(replayed), b.options.Burst)
+		}
+		result.Asked = time.Since(begin).Seconds()
+		stream, err := s.js.Stream(ctx, "RUNS")
+		if err != nil {
+			return fmt.Errorf("look up the stream of runs: %w", err)
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the runs are not all queued within 10m"))
+		defer cancel()
+		err = rig.Poll(limited, 20*time.Millisecond, func() error {
+			info, err := stream.Info(limited)
+			if err == nil && info.State.Msgs < uint64(b.options.Burst) {
+				err = fmt.Errorf("%d of %d runs are queued", info.State.Msgs, b.options.Burst)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		result.Queued = time.Since(begin).Seconds()
+		if err := s.awaitCreated(ctx, replayLimit); err != nil {
+			return err
+		}
+		result.Most = s.observer.Counts("").Most
+		r.Replay = result
+		b.say("replay: %d failed runs asked for in %.1f s, queued in %.1f s; at most %d at once", result.Runs, result.Asked, result.Queued, result.Most)
+		return nil
+	})
+}
+
+// fail records runs that have failed, as a dispatcher would have.
+func (s *stage) fail(ctx context.Context, n int) error {
+	store, err := runstore.Open(ctx, s.js)
+	if err != nil {
+		return err
+	}
+	request := client.Request{Version: 1, Image: client.Image{Reference: "busybox"}, Command: []string{"true"}}
+	return inParallel(n, 64, func(i int) error {
+		_, err := store.Create(ctx, client.Run{
+			ID: runID(i), Queue: "default", State: "failed", Reason: "AppError", Attempt: 1, FirstAttempt: 1,
+			QueuedAt: time.Now().UTC(), Request: &request,
+		})
+		return err
+	})
+}

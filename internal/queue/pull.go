@@ -62,7 +62,7 @@ func (p *pull) run(round, work context.Context) {
 			p.log.Warn().Err(err).Msg("the pull from the queue ended, beginning it anew")
 			return
 		}
-		if !p.awaitStart(round, message) {
+		if round.Err() != nil || !p.awaitStart(round, message) {
 			<-p.workers
 			p.handBack(message)
 			return
@@ -162,7 +162,8 @@ func (p *pull) adoptOne(work context.Context) bool {
 		return false
 	}
 	if !p.startedBefore(work, message) {
-		// The last run under way ended just before we asked.
+		// The last run under way ended just before we asked. The server
+		// counts this one as in flight until it is delivered again.
 		p.handBack(message)
 		return false
 	}

@@ -76,6 +76,9 @@ func printRun(out screen, record client.Run, now time.Time) {
 		fact{"Duration", duration(record, now)},
 	)
 	out.facts(facts)
+	printEvidence(out, record.Evidence)
+	_, _ = fmt.Fprintln(out)
+	printAttempts(out, record.Attempts(now))
 	_, _ = fmt.Fprintln(out)
 	printHistory(out, record.History, now)
 }

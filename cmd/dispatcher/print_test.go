@@ -39,6 +39,11 @@ func failedRun(t *testing.T) client.Run {
 			{State: run.Running, Attempt: 1, At: at(t, "10:00:02.000")},
 			{State: run.Failed, Attempt: 1, At: at(t, "10:00:05.500")},
 		},
+		Evidence: &run.Evidence{
+			Attempt: 1, Missing: "Not all is here: \x1b[2J.",
+			Events:    []run.Event{{At: at(t, "10:00:03.000"), Count: 4, Reason: "BackOff\x1b[2J", Message: "Back-off \x1b]0;mine\a"}},
+			LastLines: []string{"Traceback:", "\tline 1 \x1b[31mred", "", "\u009b2J\u202eoops"},
+		},
 		Request: &client.Request{
 			Command: []string{"python", "train.py"}, Args: []string{"--name", "a b"}, WorkingDir: "/work",
 			Env: map[string]string{"B": "2", "A": "1 2"}, SecretEnv: map[string]client.Secret{"TOKEN": "hunter2"},
@@ -76,6 +81,20 @@ Queued:      2030-01-31 10:00:00 (60s ago)
 Started:     2030-01-31 10:00:02 (58s ago)
 Finished:    2030-01-31 10:00:05 (54s ago)
 Duration:    3.5s
+
+Warning events of attempt 1
+  10:00:03 BackOff\x1b[2J (4 times): Back-off \x1b]0;mine\a
+
+Last lines of the log of attempt 1
+  Traceback:
+      line 1 \x1b[31mred
+
+  \u009b2J\u202eoops
+
+Not all is here: \x1b[2J.
+
+ATTEMPT   WAITING   PREPARING   RUNNING   TOTAL   STATE       REASON
+1         250ms     1.7s        3.5s      5.5s    failed      AppError (exit code 3)
 
 STATE       SINCE          FOR
 queued      10:00:00.000   250ms

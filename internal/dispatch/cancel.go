@@ -147,7 +147,7 @@ func (d *Dispatcher) Cancel(ctx context.Context, cancellation run.Cancellation) 
 	if err != nil {
 		return err
 	}
-	h := &handling{config: &d.config, delivery: delivery, log: d.config.Log, claimed: func(int) {}}
+	h := &handling{config: &d.config, delivery: delivery}
 	valid := h.read() == nil
 	if err := h.keep(ctx, valid); err != nil {
 		return err

@@ -134,17 +134,27 @@ func New(config Config) (*Dispatcher, error) {
 // becomes of its message. It calls launched when it begins to wait for
 // something that needs no work here. When ctx ends it leaves everything as it
 // stands and returns [run.HandBack].
+//
+// Thousands of runs are waited for at a time, each with the stack of its
+// goroutine. So the functions that are on it then leave all else to others, which
+// have returned by then or are called after.
 func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
-	h := &handling{
-		config: &d.config, delivery: delivery, launched: launched,
-		log: d.config.Log.With().Str("run_id", delivery.ID).Str("queue", delivery.Queue).Int("attempt", delivery.Attempt).Logger(),
-	}
 	working, interrupt := context.WithCancelCause(ctx)
 	defer interrupt(nil)
-	underWay := d.cancels.begin(delivery, func() { interrupt(errCancelled) })
-	defer underWay.end()
-	h.claimed = underWay.since
+	h := d.begin(delivery, launched, interrupt)
+	defer h.underWay.end()
 	decision, err := h.handle(ctx, working)
+	return h.conclude(ctx, working, decision, err)
+}
+
+func (d *Dispatcher) begin(delivery run.Delivery, launched func(), interrupt context.CancelCauseFunc) *handling {
+	h := &handling{config: &d.config, delivery: delivery, launched: launched}
+	h.underWay = d.cancels.begin(delivery, func() { interrupt(errCancelled) })
+	return h
+}
+
+// conclude makes the end of the handling a decision.
+func (h *handling) conclude(ctx, working context.Context, decision run.Decision, err error) run.Decision {
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(working), errCancelled) {
 		decision, err = h.cancel(ctx)
 	}
@@ -158,9 +168,16 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 	default:
 		// Every wait on the way is repeated until ctx ends, so this is a
 		// fault of ours. Another delivery may fare better.
-		h.log.Error().Err(err).Msg("cannot handle the run; handing it back")
+		h.log().Error().Err(err).Msg("cannot handle the run; handing it back")
 		return run.HandBack
 	}
+}
+
+// log makes the logger of the run. It is not kept: most runs wait for hours
+// between two lines.
+func (h *handling) log() *zerolog.Logger {
+	log := h.config.Log.With().Str("run_id", h.delivery.ID).Str("queue", h.delivery.Queue).Int("attempt", h.delivery.Attempt).Logger()
+	return &log
 }
 
 // UnderWay reports whether a run that is delivered again was begun before, so
@@ -190,11 +207,11 @@ func (h *handling) persist(ctx context.Context, operation func() error) error {
 	}, func(err error, _ time.Duration) {
 		if !warned {
 			warned = true
-			h.log.Warn().Err(err).Msg("the run store does not answer, trying until it does")
+			h.log().Warn().Err(err).Msg("the run store does not answer, trying until it does")
 		}
 	})
 	if warned && err == nil {
-		h.log.Info().Msg("the run store answers again")
+		h.log().Info().Msg("the run store answers again")
 	}
 	return err
 }

@@ -26,7 +26,7 @@ type Later interface {
 func (h *handling) retry(seen run.Observation) bool {
 	policy := h.request.Retry
 	if policy.Attempts == 0 {
-		policy = h.delivery.Policy.Retry
+		policy = h.set().Retry
 	}
 	wait, again := h.record.Spent.Spend(policy, h.config.InfrastructureRetries, seen, rand.Float64()) //nolint:gosec // a spread is no secret
 	if !again {
@@ -36,7 +36,7 @@ func (h *handling) retry(seen run.Observation) bool {
 	now := h.config.Now().UTC()
 	at := now.Add(wait)
 	if err := h.record.Again(at, now); err != nil {
-		h.log.Error().Err(err).Msg("refusing a transition")
+		h.log().Error().Err(err).Msg("refusing a transition")
 		return false
 	}
 	h.record.Message = fmt.Sprintf("Attempt %d ended with %s; attempt %d begins at %s.", ended, seen.Reason, h.record.Attempt, at.Format(time.RFC3339))

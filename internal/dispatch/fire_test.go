@@ -190,7 +190,7 @@ func TestAQueuesPolicyIsThatOfItsRuns(t *testing.T) {
 		Retry: run.Retry{Attempts: 2, First: run.Duration(time.Second)}, MayOverride: []string{"retry"},
 	}
 	message := delivery(t, "r", nil)
-	message.Policy = policy
+	message.Policy = &policy
 	decision := begin(t.Context(), w.dispatcher("one"), message)
 	w.until("r", inState(run.Pending))
 	launch := <-launches
@@ -206,7 +206,7 @@ func TestAQueuesPolicyIsThatOfItsRuns(t *testing.T) {
 		t.Errorf("without a retry of its own the run is %+v", waits)
 	}
 	strict := delivery(t, "strict", func(r *run.Request) { r.Timeout = run.Duration(time.Minute) })
-	strict.Policy = policy
+	strict.Policy = &policy
 	decided(t, begin(t.Context(), w.dispatcher("one"), strict), run.Reject)
 	if refused := w.record("strict"); refused.Reason != run.PolicyRefused || !strings.Contains(refused.Message, "sets timeout") {
 		t.Errorf("the record is %+v", refused)
@@ -236,7 +236,7 @@ func TestAnAttemptStaysInItsNamespace(t *testing.T) {
 		}
 	}
 	message := delivery(t, "r", nil)
-	message.Policy.Namespace = "before"
+	message.Policy = &run.Policy{Namespace: "before"}
 	decided(t, begin(t.Context(), w.dispatcher("one"), message), "")
 	message.Policy.Namespace, message.Redelivered = "after", 1
 	second := w.dispatcher("two")

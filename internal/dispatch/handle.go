@@ -1,16 +1,15 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
-
+	"github.com/ropewalk/ropewalk/internal/offstack"
 	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
@@ -20,16 +19,15 @@ type handling struct {
 	config   *Config
 	delivery run.Delivery
 	launched func()
-	// claimed is told the attempt since which the run is wanted, once that is
-	// known.
-	claimed func(first int)
-	log     zerolog.Logger
+	underWay *underWay
 
 	request run.Request
 	valid   bool // the request is
 	// record is the run as we last wrote it, at revision.
 	record   run.Run
 	revision uint64
+	// seen is the Job's end.
+	seen run.Observation
 	// confirmed is when the store last told us that the run is ours.
 	confirmed time.Time
 }
@@ -38,29 +36,11 @@ type handling struct {
 // cancelled, but for the launch itself: interrupted, it would leave open
 // whether the Job will yet appear.
 func (h *handling) handle(uninterrupted, ctx context.Context) (decision run.Decision, err error) {
-	onOtherStack(func() { decision, err = h.prepare(uninterrupted, ctx) })
+	offstack.Do(func() { decision, err = h.prepare(uninterrupted, ctx) })
 	if decision != "" || err != nil {
 		return decision, err
 	}
 	return h.follow(ctx)
-}
-
-// onOtherStack runs work to its end on the stack of another goroutine. Go keeps
-// a goroutine's stack as large as the deepest call has made it, for as long as
-// the goroutine waits: 16 KiB for each of thousands of runs that are followed,
-// if the goroutine that follows them had launched them too.
-func onOtherStack(work func()) {
-	returned := false
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		work()
-		returned = true
-	}()
-	<-done
-	if !returned { // the other goroutine was ended, and we with it
-		runtime.Goexit()
-	}
 }
 
 // prepare takes the run from its delivery to a Job on record. The decision is
@@ -81,7 +61,7 @@ func (h *handling) prepare(uninterrupted, ctx context.Context) (run.Decision, er
 		return h.reject(ctx, run.InvalidRequest, run.Explain(run.InvalidRequest, "The request is not valid: "+invalid.Error()+"."))
 	}
 	h.config.Fault("claimed")
-	h.claimed(h.record.FirstAttempt)
+	h.underWay.since(h.record.FirstAttempt)
 
 	launch := run.Launch{Request: h.request, Attempt: h.delivery.Attempt, Policy: h.policy(), Known: h.record.Job}
 	if launch.Known == nil {
@@ -105,9 +85,17 @@ func (h *handling) prepare(uninterrupted, ctx context.Context) (run.Decision, er
 // policy is what is set for the queue now, but for the namespace, in which this
 // attempt's Job may exist already.
 func (h *handling) policy() run.Policy {
-	policy := h.delivery.Policy
+	policy := *h.set()
 	policy.Namespace = h.record.Namespace
 	return policy
+}
+
+// set is what is set for the queue now.
+func (h *handling) set() *run.Policy {
+	if h.delivery.Policy == nil {
+		return &run.Policy{}
+	}
+	return h.delivery.Policy
 }
 
 // read decodes and validates the request. The subject rules over the body:
@@ -191,7 +179,7 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 	case err != nil:
 		return false, err
 	case record.Queue != h.delivery.Queue:
-		h.log.Warn().Str("first_queue", record.Queue).Msg("a run of this id is in another queue already; this message is taken for a duplicate")
+		h.log().Warn().Str("first_queue", record.Queue).Msg("a run of this id is in another queue already; this message is taken for a duplicate")
 		return true, nil
 	case record.State == run.Queued && h.delivery.Attempt < record.Attempt:
 		// This attempt is over and the next one waits. Whoever recorded that
@@ -202,7 +190,7 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 		// A further attempt is for a run that is over without success. One
 		// beside an attempt that runs, or after success, would be a second run.
 		h.delivery.Attempt > record.Attempt && !record.State.CanBecome(run.Queued):
-		h.log.Info().Str("state", string(record.State)).Msg("there is nothing to do for this attempt of the run")
+		h.log().Info().Str("state", string(record.State)).Msg("there is nothing to do for this attempt of the run")
 		return true, nil
 	}
 	return false, h.claimAgain(ctx, record, revision, valid)
@@ -216,7 +204,7 @@ func (h *handling) claimNew(ctx context.Context, valid bool) error {
 	h.record.Owner = h.config.Owner
 	h.describe(valid)
 	if valid {
-		h.record.Namespace = h.delivery.Policy.Namespace
+		h.record.Namespace = h.set().Namespace
 		h.become(run.Preparing)
 	}
 	create := func() (err error) {
@@ -259,7 +247,7 @@ func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint
 		adopted = false
 	}
 	if h.record.State == run.Queued && valid {
-		h.record.Namespace = h.delivery.Policy.Namespace
+		h.record.Namespace = h.set().Namespace
 		h.become(run.Preparing)
 	}
 	if err := h.save(ctx); err != nil {
@@ -267,7 +255,7 @@ func (h *handling) claimAgain(ctx context.Context, record run.Run, revision uint
 	}
 	h.config.Observer.Claimed(h.delivery.Queue, h.delivery.Redelivered > 0, adopted)
 	if adopted {
-		h.log.Info().Str("from", record.Owner).Str("state", string(record.State)).Msg("adopted a run")
+		h.log().Info().Str("from", record.Owner).Str("state", string(record.State)).Msg("adopted a run")
 	}
 	return nil
 }
@@ -288,7 +276,7 @@ func (h *handling) describe(valid bool) {
 // places that call it it always does.
 func (h *handling) become(state run.State) {
 	if err := h.record.Become(state, h.config.Now().UTC()); err != nil {
-		h.log.Error().Err(err).Msg("refusing a transition")
+		h.log().Error().Err(err).Msg("refusing a transition")
 	}
 }
 
@@ -318,7 +306,7 @@ func (h *handling) save(ctx context.Context) error {
 // message to the brim, and the record says more than the request. What is taken
 // out is kept as it was published.
 func (h *handling) trim(ctx context.Context) error {
-	h.log.Warn().Msg("the request is too large to stand in the run's record; it is kept beside it")
+	h.log().Warn().Msg("the request is too large to stand in the run's record; it is kept beside it")
 	h.record.Request, h.record.Labels = nil, nil
 	const most = 4096 // bytes
 	if len(h.record.Message) > most {
@@ -341,7 +329,7 @@ func (h *handling) say(ctx context.Context, message string) error {
 // resolve finds the image. While it waits for one to be built, the record shows
 // it and the launch worker is free for others.
 func (h *handling) resolve(ctx context.Context) (string, error) {
-	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt, Allow: h.delivery.Policy.ImageAllow, Deny: h.delivery.Policy.ImageDeny}
+	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt, Allow: h.set().ImageAllow, Deny: h.set().ImageDeny}
 	if strings.Contains(h.record.Image, "@") && h.record.Image != h.request.Image.Reference {
 		wanted.Known = h.record.Image
 	}
@@ -353,6 +341,8 @@ func (h *handling) resolve(ctx context.Context) (string, error) {
 	err := h.patiently(ctx, func() (err error) {
 		image, err = h.config.Images.Resolve(resolving, wanted, func(message string) {
 			h.launched()
+			now := h.config.Now()
+			h.record.Enter(run.Building, now, now)
 			if err := h.say(resolving, message); err != nil {
 				stop(err)
 			}
@@ -400,7 +390,7 @@ func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch)
 	if launch.Known == nil && !adopted {
 		h.config.Observer.Launched(h.delivery.Queue, h.config.Now().Sub(h.delivery.PublishedAt))
 	}
-	h.log.Debug().Str("job", job.Name).Bool("adopted", adopted).Msg("the Job exists")
+	h.log().Debug().Str("job", job.Name).Bool("adopted", adopted).Msg("the Job exists")
 	if h.record.Job == nil || *h.record.Job != job || h.record.State == run.Preparing {
 		h.record.Job = &job
 		if h.record.State == run.Preparing {
@@ -440,7 +430,7 @@ func (h *handling) patiently(ctx context.Context, operation func() error) error 
 		}
 		return err
 	}, func(err error, wait time.Duration) {
-		h.log.Debug().Err(err).Dur("wait", wait).Msg("the run waits")
+		h.log().Debug().Err(err).Dur("wait", wait).Msg("the run waits")
 	})
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
@@ -493,24 +483,26 @@ func (h *handling) follow(ctx context.Context) (run.Decision, error) {
 	// ours, or we stop.
 	following, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	seen, err := h.config.Launcher.Follow(following, *h.record.Job, func(seen run.Observation) {
-		if following.Err() != nil || !h.record.Observe(seen, h.config.Now().UTC()) {
-			return
-		}
-		onOtherStack(func() {
-			if err := h.save(following); err != nil {
-				stop(err)
-			}
-		})
-	})
-	if cause := context.Cause(following); err != nil && cause != nil {
-		return "", cause
-	}
+	var err error
+	h.seen, err = h.config.Launcher.Follow(following, *h.record.Job, func(seen run.Observation) { h.report(following, stop, seen) })
+	return h.followed(ctx, following, err)
+}
+
+func (h *handling) followed(ctx, following context.Context, err error) (run.Decision, error) {
 	if err != nil {
-		return "", err
+		return "", cmp.Or(context.Cause(following), err)
 	}
 	h.config.Fault("finished")
-	return h.finish(ctx, seen)
+	return h.finish(ctx, h.seen)
+}
+
+func (h *handling) report(following context.Context, stop context.CancelCauseFunc, seen run.Observation) {
+	if following.Err() != nil || !h.record.Observe(seen, h.config.Now().UTC()) {
+		return
+	}
+	if err := h.save(following); err != nil {
+		stop(err)
+	}
 }
 
 func (h *handling) finish(ctx context.Context, seen run.Observation) (run.Decision, error) {
@@ -520,7 +512,7 @@ func (h *handling) finish(ctx context.Context, seen run.Observation) (run.Decisi
 		return "", err
 	}
 	if again {
-		h.log.Info().Str("reason", string(seen.Reason)).Msg("the attempt is over; another one follows")
+		h.log().Info().Str("reason", string(seen.Reason)).Msg("the attempt is over; another one follows")
 		h.config.Observer.Retried(h.record.Queue, seen.Reason)
 		h.config.Fault("retry-recorded")
 		return run.Done, h.schedule(ctx)
@@ -531,5 +523,5 @@ func (h *handling) finish(ctx context.Context, seen run.Observation) (run.Decisi
 
 func (h *handling) finished() {
 	h.config.Observer.Finished(h.record)
-	h.log.Info().Str("state", string(h.record.State)).Str("reason", string(h.record.Reason)).Msg("the run is over")
+	h.log().Info().Str("state", string(h.record.State)).Str("reason", string(h.record.Reason)).Msg("the run is over")
 }

@@ -52,8 +52,14 @@ func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
 	if pending.Message != "" || pending.Image != "built@sha256:1" {
 		t.Errorf("launched, the record is %+v", pending)
 	}
-	w.cluster.show(t, "r", run.Observation{State: run.Failed, Reason: run.AppError})
+	if preparing := pending.History[1]; preparing.State != run.Preparing || len(preparing.Phases) != 1 || preparing.Phases[0].Part != run.Building {
+		t.Errorf("the history says of the build: %+v", preparing)
+	}
+	w.cluster.show(t, "r", run.Observation{State: run.Failed, Reason: run.AppError, Evidence: &run.Evidence{LastLines: []string{"oh no"}}})
 	decided(t, decision, run.Done)
+	if evidence := w.record("r").Evidence; evidence == nil || evidence.Attempt != 1 || evidence.LastLines[0] != "oh no" {
+		t.Errorf("the record's evidence is %+v", evidence)
+	}
 
 	again := delivery(t, "r", nil)
 	again.Attempt, again.Sequence = 2, 2

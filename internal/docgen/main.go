@@ -51,6 +51,7 @@ func documents() []document {
 		{"docs/schema/run.v1.schema.json", writeRunSchema},
 		{"docs/asyncapi.yaml", writeAsyncAPI},
 		{"docs/state-machine.md", writeStateMachine},
+		{"docs/troubleshooting.md", writeTroubleshooting},
 		{"docs/settings.md", config.WriteMarkdown},
 	}
 }

@@ -44,6 +44,7 @@ func writeRunSchema(w io.Writer) error {
 		reflect.TypeFor[run.Secret]():   {Type: "string", Const: run.Redacted},
 		reflect.TypeFor[run.State]():    {Type: "string", Enum: values(run.States())},
 		reflect.TypeFor[run.Reason]():   {Type: "string", Enum: values(run.Reasons())},
+		reflect.TypeFor[run.Part]():     {Type: "string", Enum: values(run.Parts())},
 	})
 	if err != nil {
 		return err

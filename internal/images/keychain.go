@@ -43,8 +43,10 @@ type pullSecrets struct {
 	// them.
 	auths map[string]authn.AuthConfig
 	// found names the Secrets that were read, lacking says of the others why
-	// they were not.
+	// they were not. So does account of the service account, whose Secrets are
+	// not known then.
 	found, lacking []string
+	account        string
 }
 
 // get reads the secrets anew when they are old. What cannot be read is lacking;
@@ -74,7 +76,7 @@ func (p *PullSecrets) fetch(ctx context.Context) (*pullSecrets, error) {
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			read.lacking = append(read.lacking, fmt.Sprintf("service account %s: %s", p.ServiceAccount, why(err)))
+			read.account = fmt.Sprintf("service account %s: %s", p.ServiceAccount, why(err))
 		} else {
 			for _, reference := range account.ImagePullSecrets {
 				names = append(names, reference.Name)
@@ -144,6 +146,9 @@ func (p *PullSecrets) told(read *pullSecrets) string {
 	var parts []string
 	if len(read.found) > 0 {
 		parts = append(parts, "pull secrets read in namespace "+p.Namespace+": "+strings.Join(read.found, ", "))
+	}
+	if read.account != "" {
+		parts = append(parts, read.account)
 	}
 	parts = append(parts, read.lacking...)
 	if parts == nil {

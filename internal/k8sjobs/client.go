@@ -34,6 +34,8 @@ type ClientConfig struct {
 	// get, list, watch, delete, …), the resource ("jobs"; "" for what is none)
 	// and the HTTP code, 0 when there was no answer. It must return at once.
 	Count func(verb, resource string, code int)
+	// Warn, if set, is called with each warning of the API server.
+	Warn func(text string)
 }
 
 // NewClient returns a client for the cluster. It reaches nothing yet; see
@@ -77,11 +79,24 @@ func tuned(where *rest.Config, config ClientConfig) *rest.Config {
 	where.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	// The API server warns of every Job whose pods it will refuse. What comes
 	// of it is in the run's own message.
-	where.WarningHandler = rest.NoWarnings{}
+	where.WarningHandler = warnings(config.Warn)
 	if config.Count != nil {
 		where.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counted{next, config.Count} })
 	}
 	return where
+}
+
+// miscellaneous is the code of HTTP that Kubernetes warns with.
+const miscellaneous = 299
+
+// warnings hands the API server's warnings on, if anybody wants them.
+type warnings func(text string)
+
+// HandleWarningHeader implements [rest.WarningHandler].
+func (w warnings) HandleWarningHeader(code int, _, text string) {
+	if w != nil && code == miscellaneous && text != "" {
+		w(text)
+	}
 }
 
 // counted tells count of every request that passes.
@@ -140,7 +155,11 @@ func verbOf(request *http.Request) (verb, resource string) {
 	default:
 		verb = strings.ToLower(request.Method)
 	}
-	return verb, parts[0]
+	resource = parts[0]
+	if len(parts) > 2 { // a part of one that has rights of its own, such as pods/log
+		resource += "/" + parts[2]
+	}
+	return verb, resource
 }
 
 // ServerVersion asks the cluster for its version, in one request that every

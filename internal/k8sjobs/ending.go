@@ -145,18 +145,9 @@ func disruption(pod PodSight, why, words string) (run.Reason, string) {
 	}
 }
 
-// containerEnd tells why a pod failed by its containers: the program's, or the
-// one before it that failed.
+// containerEnd tells why a pod failed by its containers.
 func containerEnd(pod PodSight) (run.Reason, string) {
-	name, end := ContainerName, program(pod).Terminated
-	if end == nil || end.ExitCode == 0 {
-		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			if failed := status.State.Terminated; failed != nil && failed.ExitCode != 0 {
-				name, end = status.Name, failed
-				break
-			}
-		}
-	}
+	name, end := blamed(pod)
 	if end == nil {
 		return run.JobDeleted, sentence("The run's pod ended before its program's end was seen", pod.Status.Message)
 	}
@@ -180,6 +171,21 @@ func containerEnd(pod PodSight) (run.Reason, string) {
 		return run.AppError, sentence(what+" ended with "+code+" and left word why", end.Message)
 	}
 	return run.AppError, what + " ended with " + code + "."
+}
+
+// blamed is the container that a pod failed by, with its end, nil if that was
+// not seen: the program's, or the one before it that failed.
+func blamed(pod PodSight) (name string, end *corev1.ContainerStateTerminated) {
+	end = program(pod).Terminated
+	if end != nil && end.ExitCode != 0 {
+		return ContainerName, end
+	}
+	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if failed := status.State.Terminated; failed != nil && failed.ExitCode != 0 {
+			return status.Name, failed
+		}
+	}
+	return ContainerName, end
 }
 
 // overtime tells that a run took too long, and how long that is.

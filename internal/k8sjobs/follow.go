@@ -5,6 +5,9 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ropewalk/ropewalk/internal/offstack"
 	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
@@ -18,30 +21,31 @@ const lag = 15 * time.Second
 // request of its own while the watch works, but for deleting a Job that is given
 // up. It waits for Run to have filled the watch.
 func (l *Launcher) Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error) {
-	select {
-	case <-l.watch.synced:
-	case <-ctx.Done():
-		return run.Observation{}, ctx.Err()
+	if err := l.watch.awaitSynced(ctx); err != nil {
+		return run.Observation{}, err
 	}
-	view := l.watch.follow(uid(job))
-	defer l.watch.unfollow(view)
-	f := &follower{launcher: l, job: job, view: view, report: report}
+	f := new(follower)
+	f.launcher, f.job, f.view, f.report = l, job, l.watch.follow(uid(job)), report
+	defer l.watch.unfollow(f.view)
+	err := f.run(ctx)
+	return f.final, err
+}
+
+// run returns once the Job is over, which final tells then. The goroutine waits
+// here for as long as that takes.
+func (f *follower) run(ctx context.Context) error {
 	for {
-		verdict, again, err := f.judge(ctx)
-		switch {
-		case err != nil:
-			return run.Observation{}, err
-		case verdict.GiveUp:
-			if err := f.giveUp(ctx, verdict.Seen); err != nil {
-				return run.Observation{}, err
-			}
-			return verdict.Seen, nil
-		case verdict.Seen.State.Final():
-			return verdict.Seen, nil
+		var (
+			over  bool
+			again time.Time
+			err   error
+		)
+		offstack.Do(func() { over, again, err = f.step(ctx) })
+		if over || err != nil {
+			return err
 		}
-		f.tell(verdict.Seen)
-		if err := view.wait(ctx, again); err != nil {
-			return run.Observation{}, err
+		if err := f.view.wait(ctx, again); err != nil {
+			return err
 		}
 	}
 }
@@ -54,9 +58,47 @@ type follower struct {
 	report   func(run.Observation)
 
 	told       run.Observation
+	final      run.Observation
+	sight      Sight // the newest
 	stuckSince time.Time
-	missing    absence
-	orphans    orphans
+	// scheduledAt is when the pod got its node.
+	scheduled   types.UID
+	scheduledAt time.Time
+	missing     absence
+	orphans     orphans
+}
+
+// conclude ends the following. What tells of an end without success is read
+// while it is still there: before the Job is deleted, if it is given up.
+func (f *follower) conclude(ctx context.Context, verdict Verdict) (run.Observation, error) {
+	seen := verdict.Seen
+	if seen.State != run.Succeeded {
+		var err error
+		if seen.Evidence, err = f.launcher.evidence(ctx, f.sight, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	if verdict.GiveUp {
+		if err := f.giveUp(ctx, seen); err != nil {
+			return run.Observation{}, err
+		}
+	}
+	return seen, nil
+}
+
+// step looks at the Job once. It reports whether the Job is over, or when to
+// look again by the clock.
+func (f *follower) step(ctx context.Context) (over bool, again time.Time, err error) {
+	verdict, again, err := f.judge(ctx)
+	if err != nil {
+		return false, time.Time{}, err
+	}
+	if verdict.Seen.State.Final() {
+		f.final, err = f.conclude(ctx, verdict)
+		return err == nil, time.Time{}, err
+	}
+	f.tell(verdict.Seen)
+	return false, again, nil
 }
 
 // judge looks at the Job once, and says when to look again by the clock.
@@ -80,7 +122,9 @@ func (f *follower) judge(ctx context.Context) (Verdict, time.Time, error) {
 		f.stuckSince = now
 	}
 	sight.StuckSince, sight.Now = f.stuckSince, now
+	f.sight = sight
 	verdict := Classify(sight, f.launcher.template.settings.Patience)
+	verdict.Seen.ScheduledAt = f.schedule(sight)
 	again := earliest(verdict.Again, ask)
 	if sight.Gone && !verdict.Seen.State.Final() {
 		again = earliest(again, f.orphans.end(ctx, f.launcher, sight))

@@ -36,6 +36,8 @@ type stage struct {
 	mu       sync.Mutex
 	requests []string
 	answer   func(request string) error // nil is success
+	events   corev1.EventList           // what there is of them, and of the log
+	log      string
 }
 
 // onStage runs a test in which time is made up.
@@ -65,6 +67,12 @@ func (s *stage) RoundTrip(request *http.Request) (*http.Response, error) {
 	answer := s.answer
 	s.mu.Unlock()
 	var body any = jobOf()
+	switch verb + " " + resource {
+	case "list events":
+		body = s.events
+	case "get pods/log":
+		body = json.RawMessage(s.log)
+	}
 	code := http.StatusOK
 	if err := answer(verb + " " + resource); err != nil {
 		var status apierrors.APIStatus
@@ -75,9 +83,12 @@ func (s *stage) RoundTrip(request *http.Request) (*http.Response, error) {
 		failure.APIVersion, failure.Kind = "v1", "Status"
 		body, code = failure, int(failure.Code)
 	}
-	text, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
+	text, raw := body.(json.RawMessage)
+	if !raw {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
 	}
 	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(string(text)))}, nil
 }
@@ -245,7 +256,7 @@ func TestFollowTellsWhatIsNewAndNoMore(t *testing.T) {
 		s.sees(now(jobOf(failed(9, "BackoffLimitExceeded"))), false)
 		f.ends(run.Failed, run.AppError)
 		f.says("pending ", "pending Node node-1 pulls the image or sets the container up.", "running ")
-		s.asked()
+		s.asked("list events", "get pods/log")
 	})
 }
 
@@ -368,11 +379,11 @@ func giveUpOn(s *stage) (*followed, *batchv1.Job) {
 func TestARunIsGivenUpOnlyOnceItsJobIsGone(t *testing.T) {
 	onStage(t, func(s *stage) {
 		f, job := giveUpOn(s)
-		s.asked("delete jobs")
+		s.asked("list events", "delete jobs")
 		f.goesOn()
 		s.passes(lag)
 		f.goesOn()
-		s.asked("delete jobs", "get jobs") // in case the watch is away
+		s.asked("list events", "delete jobs", "get jobs") // in case the watch is away
 		s.sees(podOf(corev1.PodPending).Pod, true)
 		s.sees(job, true)
 		f.ends(run.Failed, run.ImagePullFailed)

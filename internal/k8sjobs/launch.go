@@ -203,10 +203,8 @@ func (l *Launcher) adopt(ctx context.Context, job run.Job) error {
 		return nil
 	}
 	// The pods of a Job that is gone may run on. Only the watch knows.
-	select {
-	case <-l.watch.synced:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := l.watch.awaitSynced(ctx); err != nil {
+		return err
 	}
 	sight, _ = l.watch.look(view, job)
 	if _, alive := current(sight); alive {

@@ -67,8 +67,13 @@ func withoutPod(s Sight, patience Patience) *hold {
 
 // said is when an event last happened.
 func said(event *corev1.Event) time.Time {
-	if !event.LastTimestamp.IsZero() {
+	switch {
+	case event.Series != nil && !event.Series.LastObservedTime.IsZero():
+		return event.Series.LastObservedTime.Time
+	case !event.LastTimestamp.IsZero():
 		return event.LastTimestamp.Time
+	case !event.EventTime.IsZero():
+		return event.EventTime.Time
 	}
 	return event.CreationTimestamp.Time
 }

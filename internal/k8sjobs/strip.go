@@ -88,8 +88,8 @@ func stripEvent(object any) (any, error) {
 	}
 	kept := &corev1.Event{ObjectMeta: stripMeta(event.ObjectMeta)}
 	kept.InvolvedObject.UID = event.InvolvedObject.UID
-	kept.Message = clipped(event.Message)
-	kept.LastTimestamp = event.LastTimestamp
+	kept.Reason, kept.Message = interned(event.Reason), clipped(event.Message)
+	kept.LastTimestamp, kept.Count = event.LastTimestamp, event.Count
 	return kept, nil
 }
 

@@ -208,6 +208,16 @@ func (w *watcher) run(ctx context.Context) {
 	informers.Wait()
 }
 
+// awaitSynced waits until the watch knows all that there was when it began.
+func (w *watcher) awaitSynced(ctx context.Context) error {
+	select {
+	case <-w.synced:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (w *watcher) jobChanged(object any, gone bool) {
 	job, ok := object.(*batchv1.Job)
 	if !ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,16 +22,23 @@ func endings() map[string]check {
 			if adopted {
 				t.Error("the first launch says that it adopted the Job")
 			}
-			want(t, s.follow(ctx, t, launcher, job).end(t), run.Succeeded, "")
+			final := s.follow(ctx, t, launcher, job).end(t)
+			want(t, final, run.Succeeded, "")
+			if final.Evidence != nil {
+				t.Errorf("the evidence is %+v, want none of what went well", final.Evidence)
+			}
 		},
 		"exit code 3 is a failure of the program": func(ctx context.Context, t *testing.T, s *scene) {
 			launcher := s.launcher(t)
-			job, _ := s.start(ctx, t, launcher, s.launch("exit 3"))
+			job, _ := s.start(ctx, t, launcher, s.launch("echo first; echo last; exit 3"))
 			final := s.follow(ctx, t, launcher, job).end(t)
 			want(t, final, run.Failed, run.AppError)
 			wantExitCode(t, final, 3)
 			if !strings.Contains(final.Message, "3") {
 				t.Errorf("message %q does not name the exit code", final.Message)
+			}
+			if final.Evidence == nil || !slices.Equal(final.Evidence.LastLines, []string{"first", "last"}) {
+				t.Errorf("the evidence is %+v, want the last lines of the output", final.Evidence)
 			}
 		},
 		"a run over its timeout is stopped and has timed out": func(ctx context.Context, t *testing.T, s *scene) {

@@ -37,7 +37,11 @@ func (l *Launcher) Follow(ctx context.Context, job run.Job, report func(run.Obse
 				Message: run.Explain(run.JobDeleted, "The job's folder was deleted."),
 			}, nil
 		case now.State.Final():
-			return now.observation(), nil
+			seen := now.observation()
+			if seen.State != run.Succeeded {
+				seen.Evidence = lastWords(ctx, f)
+			}
+			return seen, nil
 		case err != nil:
 			if !troubled {
 				troubled = true

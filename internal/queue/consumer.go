@@ -194,24 +194,36 @@ func (c *Consumer) release(sequence uint64) {
 	delete(c.held, sequence)
 }
 
-// handle takes one message from its delivery to its acknowledgement.
-func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, policy run.Policy, launched func(), log zerolog.Logger) {
+// handle takes one message from its delivery to its acknowledgement. As long as
+// its run lasts its frame stays on the stack, with those of all that it calls
+// to wait: what is done before and after stands in functions of its own.
+func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, policy *run.Policy, launched func(), log *zerolog.Logger) {
 	defer launched()
-	delivery, err := deliveryOf(message, policy)
-	if err != nil {
-		log.Error().Err(err).Msg("a message without JetStream's metadata was delivered and is left alone")
-		return
-	}
-	if !c.hold(delivery.Sequence, message) {
+	delivery := c.take(message, policy, log)
+	if delivery == nil {
 		return
 	}
 	defer c.release(delivery.Sequence)
-	decision := c.config.Handler.Handle(ctx, delivery, launched)
-	c.settle(ctx, delivery.Sequence, decision, log.With().Str("run_id", delivery.ID).Logger())
+	decision := c.config.Handler.Handle(ctx, *delivery, launched)
+	c.settle(ctx, delivery, decision, log)
+}
+
+// take notes a message as held and reads what its subject and metadata say. It
+// returns nil for a message that is to be left alone.
+func (c *Consumer) take(message jetstream.Msg, policy *run.Policy, log *zerolog.Logger) *run.Delivery {
+	delivery, err := deliveryOf(message, policy)
+	if err != nil {
+		log.Error().Err(err).Msg("a message without JetStream's metadata was delivered and is left alone")
+		return nil
+	}
+	if !c.hold(delivery.Sequence, message) {
+		return nil
+	}
+	return &delivery
 }
 
 // deliveryOf is what the core is told of a message.
-func deliveryOf(message jetstream.Msg, policy run.Policy) (run.Delivery, error) {
+func deliveryOf(message jetstream.Msg, policy *run.Policy) (run.Delivery, error) {
 	metadata, err := message.Metadata()
 	if err != nil {
 		return run.Delivery{}, err
@@ -227,7 +239,8 @@ func deliveryOf(message jetstream.Msg, policy run.Policy) (run.Delivery, error) 
 
 // settle does with a message what was decided. All acknowledging of runs
 // stands here.
-func (c *Consumer) settle(ctx context.Context, sequence uint64, decision run.Decision, log zerolog.Logger) {
+func (c *Consumer) settle(ctx context.Context, delivery *run.Delivery, decision run.Decision, of *zerolog.Logger) {
+	sequence, log := delivery.Sequence, of.With().Str("run_id", delivery.ID).Logger()
 	switch decision {
 	case run.Done, run.Reject:
 		c.config.Fault("final-recorded")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -212,7 +213,8 @@ func (d *Definitions) put(ctx context.Context, definition Definition, revision u
 	if err != nil {
 		return fmt.Errorf("encode queue %s: %w", definition.Name, err)
 	}
-	// The subject opens first: a queue that is listed can be published to.
+	// The subject opens first, so that a queue that is listed can be published
+	// to, and is looked at again once the definition counts.
 	if err := d.openSubject(ctx, definition); err != nil {
 		return err
 	}
@@ -228,76 +230,106 @@ func (d *Definitions) put(ctx context.Context, definition Definition, revision u
 	if err != nil {
 		return fmt.Errorf("write queue %s: %w", definition.Name, err)
 	}
-	return nil
+	return d.settleSubjects(ctx, func(map[string]string) {})
 }
 
 // errChanged: somebody else has changed the definition since it was read.
 var errChanged = errors.New("it has changed meanwhile")
 
-// openSubject has the stream take a queue's requests, as its definition says.
+// openSubject has the stream take a queue's requests, as its definition says or
+// is about to say.
 func (d *Definitions) openSubject(ctx context.Context, definition Definition) error {
-	wanted := definition.subject()
-	return d.changeSubjects(ctx, "open subject "+wanted, func(subjects []string) []string {
-		return append(withoutQueue(subjects, definition.Name), wanted)
-	})
+	return d.settleSubjects(ctx, func(subjects map[string]string) { subjects[definition.Name] = definition.subject() })
 }
 
-// withoutQueue leaves out the subjects of a queue.
-func withoutQueue(subjects []string, name string) []string {
-	return slices.DeleteFunc(slices.Clone(subjects), func(subject string) bool {
-		return strings.HasPrefix(subject, Subjects+name+".")
-	})
-}
-
-// changeSubjects changes the subjects of the stream. A stream's update has no
-// compare-and-set, so two at once may undo one another: it looks again until
-// they are as wanted.
-func (d *Definitions) changeSubjects(ctx context.Context, doing string, change func([]string) []string) error {
+// settleSubjects gives the stream the subject of every queue that is defined,
+// after change has had its way with them. They are by queue; one of a queue that
+// is not defined stays, since somebody may be about to define it.
+//
+// A stream's update has no compare-and-set, so that of two at once one may undo
+// the other. Therefore the definitions, which have it, are what counts: they are
+// looked at again after every update, and whoever writes one calls this
+// afterwards.
+func (d *Definitions) settleSubjects(ctx context.Context, change func(subjects map[string]string)) error {
 	const tries = 20
 	for range tries {
+		defined, err := d.subjects(ctx)
+		if err != nil {
+			return err
+		}
 		stream, err := d.js.Stream(ctx, Stream)
 		if err != nil {
 			return fmt.Errorf("look up stream %s: %w", Stream, err)
 		}
 		config := stream.CachedInfo().Config
-		wanted := change(config.Subjects)
-		slices.Sort(wanted)
-		if slices.Equal(wanted, slices.Sorted(slices.Values(config.Subjects))) {
+		wanted := make(map[string]string, len(config.Subjects))
+		for _, subject := range config.Subjects {
+			name, _, _ := strings.Cut(strings.TrimPrefix(subject, Subjects), ".")
+			wanted[name] = subject
+		}
+		maps.Copy(wanted, defined)
+		change(wanted)
+		subjects := slices.Sorted(maps.Values(wanted))
+		if slices.Equal(subjects, slices.Sorted(slices.Values(config.Subjects))) {
 			return nil
 		}
-		config.Subjects = wanted
+		config.Subjects = subjects
 		if _, err := d.js.UpdateStream(ctx, config); err != nil {
-			return fmt.Errorf("%s: %w", doing, err)
+			return fmt.Errorf("set the subjects of stream %s: %w", Stream, err)
 		}
 	}
-	return fmt.Errorf("%s: other changes to stream %s keep undoing it", doing, Stream)
+	return fmt.Errorf("set the subjects of stream %s: other changes keep undoing it", Stream)
+}
+
+// subjects has the subject of every queue that is defined. A definition that is
+// wrong is passed over; its subject stays as it is.
+func (d *Definitions) subjects(ctx context.Context) (map[string]string, error) {
+	subjects := map[string]string{}
+	err := d.each(ctx, func(entry jetstream.KeyValueEntry) error {
+		if definition, err := decodeDefinition(entry); err == nil {
+			subjects[definition.Name] = definition.subject()
+		}
+		return nil
+	})
+	return subjects, err
 }
 
 // List returns every definition, by name.
 func (d *Definitions) List(ctx context.Context) ([]Definition, error) {
 	var all []Definition
+	err := d.each(ctx, func(entry jetstream.KeyValueEntry) error {
+		definition, err := decodeDefinition(entry)
+		all = append(all, definition)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b Definition) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// each calls do with the newest entry of every queue, until it returns an error.
+func (d *Definitions) each(ctx context.Context, do func(jetstream.KeyValueEntry) error) error {
 	watcher, err := d.bucket.WatchAll(ctx, jetstream.IgnoreDeletes())
 	if err != nil {
-		return nil, fmt.Errorf("list queues: %w", err)
+		return fmt.Errorf("list queues: %w", err)
 	}
 	defer func() { _ = watcher.Stop() }() // fails only when it has stopped already
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("list queues: %w", ctx.Err())
+			return fmt.Errorf("list queues: %w", ctx.Err())
 		case entry, open := <-watcher.Updates():
 			if !open {
-				return nil, errors.New("list queues: the connection to NATS was closed")
+				return errors.New("list queues: the connection to NATS was closed")
 			}
 			if entry == nil {
-				slices.SortFunc(all, func(a, b Definition) int { return strings.Compare(a.Name, b.Name) })
-				return all, nil
+				return nil
 			}
-			definition, err := decodeDefinition(entry)
-			if err != nil {
-				return nil, err
+			if err := do(entry); err != nil {
+				return err
 			}
-			all = append(all, definition)
 		}
 	}
 }
@@ -373,8 +405,7 @@ func (d *Definitions) Delete(ctx context.Context, name string) error {
 	if err := d.bucket.Delete(ctx, name, jetstream.LastRevision(revision)); err != nil {
 		return fmt.Errorf("delete queue %s: %w", name, err)
 	}
-	err = d.changeSubjects(ctx, "close the subjects of queue "+name, func(subjects []string) []string { return withoutQueue(subjects, name) })
-	if err != nil {
+	if err := d.settleSubjects(ctx, func(subjects map[string]string) { delete(subjects, name) }); err != nil {
 		return err
 	}
 	if err := d.js.DeleteConsumer(ctx, Stream, ConsumerPrefix+name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {

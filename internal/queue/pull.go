@@ -74,9 +74,8 @@ func (p *pull) run(round, work context.Context) {
 // begin hands a message to the core. The worker is taken already.
 func (p *pull) begin(work context.Context, message jetstream.Msg) {
 	p.handlers.Go(func() {
-		var once sync.Once
-		launched := func() { once.Do(func() { <-p.workers }) }
-		p.served.consumer.handle(work, message, p.definition.Policy, launched, p.log)
+		launched := sync.OnceFunc(func() { <-p.workers })
+		p.served.consumer.handle(work, message, &p.definition.Policy, launched, &p.log)
 	})
 }
 
@@ -110,7 +109,7 @@ func (p *pull) awaitStart(round context.Context, message jetstream.Msg) bool {
 
 // startedBefore reports whether a message is of a run that is under way.
 func (p *pull) startedBefore(ctx context.Context, message jetstream.Msg) bool {
-	delivery, err := deliveryOf(message, p.definition.Policy)
+	delivery, err := deliveryOf(message, &p.definition.Policy)
 	return err == nil && delivery.Redelivered > 0 && p.served.consumer.config.Handler.UnderWay(ctx, delivery)
 }
 

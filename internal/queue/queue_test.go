@@ -400,11 +400,12 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	var handlers sync.WaitGroup
+	nop := zerolog.Nop()
 	first := next()
-	handlers.Go(func() { consumer.handle(t.Context(), first, run.Policy{}, func() {}, zerolog.Nop()) })
+	handlers.Go(func() { consumer.handle(t.Context(), first, &run.Policy{}, func() {}, &nop) })
 	receive(t, begun, "begin")
 	second := next() // after AckWait, since nothing shows life here
-	consumer.handle(t.Context(), second, run.Policy{}, func() {}, zerolog.Nop())
+	consumer.handle(t.Context(), second, &run.Policy{}, func() {}, &nop)
 	if held := consumer.message(1); held.Reply() != second.Reply() {
 		t.Errorf("the message held is %s; want the newer %s", held.Reply(), second.Reply())
 	}

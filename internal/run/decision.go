@@ -26,8 +26,9 @@ type Delivery struct {
 	PublishedAt time.Time
 	// Redelivered counts earlier deliveries of this message.
 	Redelivered int
-	// Policy is what is set for the queue at the moment of delivery.
-	Policy Policy
+	// Policy is what is set for the queue at the moment of delivery; nil is
+	// nothing. The runs of a queue share it.
+	Policy *Policy
 }
 
 // Decision is what becomes of a run's message once the core returns. The queue
@@ -58,9 +59,13 @@ type Observation struct {
 	Message string
 	// ExitCode is the container's, when there is one.
 	ExitCode *int
-	// StartedAt and FinishedAt are the container's times, zero while unknown.
-	StartedAt  time.Time
-	FinishedAt time.Time
+	// ScheduledAt is when the pod got its node. StartedAt and FinishedAt are
+	// the container's times. All are zero while unknown.
+	ScheduledAt time.Time
+	StartedAt   time.Time
+	FinishedAt  time.Time
+	// Evidence goes with an end without success, as far as there is any.
+	Evidence *Evidence
 }
 
 // Launch is everything that a launcher needs to make the Job of one attempt.

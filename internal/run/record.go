@@ -44,6 +44,8 @@ type Run struct {
 	// Request is kept for replay; its secrets are not in it. It is nil when
 	// the message could not be decoded.
 	Request *Request `json:"request,omitempty"`
+	// Evidence is of the newest attempt that did not succeed.
+	Evidence *Evidence `json:"evidence,omitempty"`
 	// NextAttemptAt is when a run that waits for its next attempt is queued
 	// again.
 	NextAttemptAt *time.Time `json:"nextAttemptAt,omitempty"`
@@ -61,6 +63,8 @@ type Change struct {
 	At      time.Time `json:"at"`
 	// Owner is the dispatcher that made the change.
 	Owner string `json:"owner,omitempty"`
+	// Phases are the parts of the state whose beginnings are known, in order.
+	Phases []Phase `json:"phases,omitempty"`
 	// Reason, ExitCode and Job are those of an attempt that ended so.
 	Reason   Reason `json:"reason,omitempty"`
 	ExitCode *int   `json:"exitCode,omitempty"`
@@ -103,6 +107,14 @@ func (r *Run) Become(next State, at time.Time) error {
 // time. It reports whether anything changed. An observation that lags behind
 // the record changes nothing.
 func (r *Run) Observe(seen Observation, at time.Time) (changed bool) {
+	if r.State == Pending {
+		if !seen.ScheduledAt.IsZero() {
+			changed = r.Enter(Pulling, seen.ScheduledAt, at)
+		}
+		if !seen.StartedAt.IsZero() && seen.State.Final() { // it was over before it was seen to run
+			changed = r.Enter(Executing, seen.StartedAt, at) || changed
+		}
+	}
 	if r.State != seen.State {
 		if r.Become(seen.State, at) != nil {
 			return false
@@ -120,6 +132,11 @@ func (r *Run) Observe(seen Observation, at time.Time) (changed bool) {
 	if seen.ExitCode != nil && r.ExitCode == nil {
 		r.ExitCode = seen.ExitCode
 		changed = true
+	}
+	if seen.Evidence != nil && seen.State.Final() {
+		evidence := *seen.Evidence
+		evidence.Attempt = r.Attempt
+		r.Evidence, changed = &evidence, true
 	}
 	if !seen.FinishedAt.IsZero() && seen.State.Final() {
 		r.FinishedAt = &seen.FinishedAt

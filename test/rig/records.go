@@ -41,7 +41,23 @@ type Record struct {
 		Attempt int       `json:"attempt"`
 		At      time.Time `json:"at"`
 		Owner   string    `json:"owner"`
+		Phases  []struct {
+			Part string    `json:"part"`
+			At   time.Time `json:"at"`
+		} `json:"phases"`
 	} `json:"history"`
+	Evidence *Evidence `json:"evidence"`
+}
+
+// Evidence is what a record says of the end of an attempt.
+type Evidence struct {
+	Attempt int `json:"attempt"`
+	Events  []struct {
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+	} `json:"events"`
+	LastLines []string `json:"lastLines"`
+	Missing   string   `json:"missing"`
 }
 
 // Final reports whether the run is over.

@@ -1,0 +1,110 @@
+package k8sjobs
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// endsWith follows a Job whose pod ends with an exit code.
+func endsWith(s *stage, code int) *followed {
+	condition, phase := failed(9, "BackoffLimitExceeded"), corev1.PodFailed
+	if code == 0 {
+		condition, phase = complete(9), corev1.PodSucceeded
+	}
+	s.sees(now(podOf(phase, exited(code, "Error"))).Pod, false)
+	s.sees(now(jobOf(condition)), false)
+	return s.follow()
+}
+
+func TestAnAttemptThatFailedIsReadOnce(t *testing.T) {
+	onStage(t, func(s *stage) {
+		warned := metav1.NewTime(time.Unix(100, 0))
+		for i := range run.EvidenceEvents + 2 {
+			s.events.Items = append(s.events.Items, corev1.Event{
+				Reason: "Unhealthy", Message: fmt.Sprintf("word %d", i), Count: 3,
+				LastTimestamp: metav1.NewTime(warned.Add(-time.Duration(i) * time.Second)),
+			})
+		}
+		s.log = strings.Repeat("line\n", 30) + "last \x1b[2J\n"
+		f := endsWith(s, 3)
+		f.ends(run.Failed, run.AppError)
+		s.asked("list events", "get pods/log")
+		evidence := f.final.Evidence
+		if evidence == nil || len(evidence.LastLines) != run.EvidenceLines || evidence.LastLines[run.EvidenceLines-1] != "last \x1b[2J" {
+			t.Fatalf("the evidence is %+v", evidence)
+		}
+		last := run.Event{At: warned.UTC(), Count: 3, Reason: "Unhealthy", Message: "word 0"}
+		if len(evidence.Events) != run.EvidenceEvents || !reflect.DeepEqual(evidence.Events[run.EvidenceEvents-1], last) {
+			t.Errorf("the events are %+v, want the last to be %+v", evidence.Events, last)
+		}
+	})
+}
+
+func TestASuccessfulRunCostsNoRequest(t *testing.T) {
+	onStage(t, func(s *stage) {
+		f := endsWith(s, 0)
+		f.ends(run.Succeeded, "")
+		s.asked()
+		if f.final.Evidence != nil {
+			t.Errorf("the evidence is %+v", f.final.Evidence)
+		}
+	})
+}
+
+func TestEvidenceThatCannotBeReadIsNoErrorButIsTold(t *testing.T) {
+	for says, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"the pod is gone": {apierrors.NewNotFound(corev1.Resource("pods"), "run-a-1"), "the pod is gone, and its log with it"},
+		"a missing right": {apierrors.NewForbidden(corev1.Resource("pods"), "run-a-1", nil), "bind its service account to the Role"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.answers(func(request string) error {
+					if request == "get pods/log" {
+						return c.err
+					}
+					return nil
+				})
+				f := endsWith(s, 3)
+				f.ends(run.Failed, run.AppError)
+				if evidence := f.final.Evidence; evidence == nil || !strings.Contains(evidence.Missing, c.want) {
+					t.Errorf("the evidence is %+v, want it to say %q", evidence, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestALogThatHangsDoesNotHoldTheRun(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.answers(func(request string) error {
+			if request == "get pods/log" {
+				<-time.After(evidenceTimeout)
+				return errNotFound
+			}
+			return nil
+		})
+		f := endsWith(s, 3)
+		f.goesOn()
+		s.passes(evidenceTimeout)
+		f.ends(run.Failed, run.AppError)
+	})
+}
+
+func TestAPodThatNeverWroteIsAskedForNoLog(t *testing.T) {
+	onStage(t, func(s *stage) {
+		giveUpOn(s)
+		s.asked("list events", "delete jobs")
+	})
+}

@@ -136,7 +136,7 @@ func (p *pull) adoptNext(round, work context.Context) bool {
 	case <-round.Done():
 		return false
 	}
-	if !p.adoptOne(work) {
+	if !p.adoptOne(round, work) {
 		<-p.workers
 		return false
 	}
@@ -145,7 +145,7 @@ func (p *pull) adoptNext(round, work context.Context) bool {
 
 // adoptOne takes at most one message, and reports whether it is in the core's
 // hands.
-func (p *pull) adoptOne(work context.Context) bool {
+func (p *pull) adoptOne(round, work context.Context) bool {
 	batch, err := p.consumer.FetchNoWait(1)
 	if err != nil {
 		return false
@@ -161,8 +161,9 @@ func (p *pull) adoptOne(work context.Context) bool {
 	if message == nil {
 		return false
 	}
-	if !p.startedBefore(work, message) {
-		// The last run under way ended just before we asked.
+	if round.Err() != nil || !p.startedBefore(work, message) {
+		// We stop, and may be looking at what we have just handed back; or the
+		// last run under way ended just before we asked.
 		p.handBack(message)
 		return false
 	}

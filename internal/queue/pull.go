@@ -162,8 +162,8 @@ func (p *pull) adoptOne(round, work context.Context) bool {
 		return false
 	}
 	if round.Err() != nil || !p.startedBefore(work, message) {
-		// We stop, or the last run under way ended just before we asked. The
-		// server counts this one as in flight until it is delivered again.
+		// We stop, and may be looking at what we have just handed back; or the
+		// last run under way ended just before we asked.
 		p.handBack(message)
 		return false
 	}

@@ -85,20 +85,12 @@ func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float6
 				return err
 			}
 		}
-		started := make([]time.Time, n)
-		err := steadily(ctx, n, quietRate, func(i int) error {
-			started[i] = time.Now()
-			message := nats.NewMsg("ropewalk.runs." + quietQueue + ".quiet-" + strconv.Itoa(i))
-			message.Data = []byte(`{"version":1,"image":{"reference":"busybox"},"command":["true"]}`)
-			_, err := s.js.PublishMsg(ctx, message)
-			return err
-		})
-		if err != nil {
+		// The first runs of a queue pay for its consumer and for connections.
+		if _, err := s.quietly(ctx, "warm-", quietRate, 0); err != nil {
 			return err
 		}
-		limited, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the quiet queue's Jobs take more than 2m"))
-		defer cancel()
-		if err := s.observer.Await(limited, quietQueue, func(c rig.Counts) bool { return c.Created >= n }); err != nil {
+		started, err := s.quietly(ctx, "quiet-", n, quietRate)
+		if err != nil {
 			return err
 		}
 		for _, job := range s.observer.Jobs() {
@@ -109,6 +101,25 @@ func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float6
 		return nil
 	})
 	return events, err
+}
+
+// quietly publishes n runs to the quiet queue at a steady rate, waits until that
+// queue has so many Jobs more than before, and returns when each was published.
+func (s *stage) quietly(ctx context.Context, prefix string, n, before int) ([]time.Time, error) {
+	started := make([]time.Time, n)
+	err := steadily(ctx, n, quietRate, func(i int) error {
+		started[i] = time.Now()
+		message := nats.NewMsg("ropewalk.runs." + quietQueue + "." + prefix + strconv.Itoa(i))
+		message.Data = []byte(`{"version":1,"image":{"reference":"busybox"},"command":["true"]}`)
+		_, err := s.js.PublishMsg(ctx, message)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("publish to the quiet queue: %w", err)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the quiet queue's Jobs take more than 2m"))
+	defer cancel()
+	return started, s.observer.Await(limited, quietQueue, func(c rig.Counts) bool { return c.Created >= before+n })
 }
 
 // replayLimit is the limit of the queue while a great number of runs is replayed.

@@ -236,10 +236,11 @@ func cause(pod *corev1.Pod) Cause {
 	}
 }
 
-// finishedAt is when the program ended, zero when that is not known.
+// finishedAt is when the program ended, zero when that is not known. A busy
+// container runtime may say of a short one that it ended before it started.
 func finishedAt(pod PodSight) time.Time {
 	if end := program(pod).Terminated; end != nil && end.FinishedAt.Unix() > 0 {
-		return end.FinishedAt.Time
+		return latest(end.FinishedAt.Time, end.StartedAt.Time)
 	}
 	return time.Time{}
 }

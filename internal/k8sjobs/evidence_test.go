@@ -108,3 +108,12 @@ func TestAPodThatNeverWroteIsAskedForNoLog(t *testing.T) {
 		s.asked("list events", "delete jobs")
 	})
 }
+
+func TestAProgramDoesNotEndBeforeItStarts(t *testing.T) {
+	pod := podOf(corev1.PodFailed, exited(3, "Error"))
+	end := program(pod).Terminated
+	end.FinishedAt = metav1.NewTime(end.StartedAt.Add(-time.Second))
+	if got := finishedAt(pod); !got.Equal(end.StartedAt.Time) {
+		t.Errorf("it started at %s and ended at %s", end.StartedAt, got)
+	}
+}

@@ -73,7 +73,7 @@ func TestDoctorOnAClusterNamesWhatIsBroken(t *testing.T) {
 	w := newWorld(t, limitedTo("3"))
 	must(t, parts.cluster.ApplyRBAC(w.within(time.Minute), w.namespace, imagesManifest))
 	w.settings = w.settings.With(rig.Settings{
-		"ROPEWALK_IMAGE_RESOLVE_DIGEST": "true", "ROPEWALK_IMAGE_PLAIN_HTTP": registry(),
+		"ROPEWALK_IMAGE_PLAIN_HTTP":                            registry(),
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE": "true",
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY":    registry() + "/e2e-doctor",
 		"ROPEWALK_LOG_ARCHIVE":                                 "file://" + filepath.Join(w.dir, "archive"),

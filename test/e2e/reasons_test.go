@@ -235,12 +235,19 @@ func (w *world) told(record rig.Record) string {
 			_, _ = fmt.Fprintf(&text, "! %s\n", record.Evidence.Missing)
 		}
 	}
+	nodes, err := parts.cluster.Client.CoreV1().Nodes().List(w.within(10*time.Second), metav1.ListOptions{})
+	must(w.t, err)
+	var names []string
+	for _, node := range nodes.Items {
+		names = append(names, regexp.QuoteMeta(node.Name))
+	}
 	plain := text.String()
 	for _, rule := range []struct{ pattern, name string }{
 		{regexp.QuoteMeta(w.namespace) + `-(node-not-ready|preempted)`, "NODE"},
 		{regexp.QuoteMeta(w.namespace), "NAMESPACE"},
 		{`run-[a-z-]+-1-[a-z0-9]{5}`, "POD"},
-		{`\b[Nn]ode [a-z0-9.-]+[a-z0-9]`, "Node NODE"},
+		{`\b(?:` + strings.Join(names, "|") + `)\b`, "NODE"},
+		{regexp.QuoteMeta(registry()), "REGISTRY"},
 		{`0/\d+ nodes are available: .*? (Ask for fewer)`, "THE SCHEDULER'S WORDS. $1"},
 		{`(could not pull the image: |cannot pull the image yet: ).*?( Check the image| See what)`, "${1}THE NODE'S WORDS.$2"},
 		{`run-[a-z-]+-1\b`, "JOB"},

@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -73,5 +74,29 @@ func TestACheckSaysWhatIsMissing(t *testing.T) {
 		if verdict, err := kept.Check(t.Context(), stored[0]); err != nil || verdict.Problem != test.want {
 			t.Errorf("%s: %+v, %v", name, verdict, err)
 		}
+	}
+}
+
+func TestAProbeLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	folder, err := file.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := archive.New(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kept.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

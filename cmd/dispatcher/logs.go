@@ -76,6 +76,9 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil {
 		return err
 	}
+	if kept != nil {
+		defer func() { _ = kept.Close() }() // it was only read
+	}
 	query := logread.Query{Run: id, Follow: options.follow, Wanted: options.wants}
 	if options.since > 0 {
 		query.Since = time.Now().Add(-options.since)
@@ -103,7 +106,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	}
 	if record.ID == "" { // its record has been forgotten, its logs are kept longer
 		query.Follow = false
-		stored, listErr := kept.Logs(ctx, id)
+		stored, listErr := kept.Logs(ctx, id, time.Time{})
 		if listErr != nil || len(stored) == 0 {
 			return errors.Join(explainMissing(err, id), listErr)
 		}
@@ -111,7 +114,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	return a.writeLogs(ctx, reader, query, options)
 }
 
-func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetStream) (*logread.Reader, error) {
+func newLogReader(ctx context.Context, kept logship.Archive, js jetstream.JetStream) (*logread.Reader, error) {
 	stream, err := logstream.Open(ctx, js)
 	if errors.Is(err, logstream.ErrNotSetUp) {
 		return nil, errors.New("no dispatcher on this NATS server follows logs; set ROPEWALK_LOG_ARCHIVE for it, and start a logshipper")
@@ -127,7 +130,7 @@ func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetSt
 
 // openArchive opens the archive of the settings, or that of a dispatcher dev
 // that keeps its state here; nil if there is neither.
-func openArchive(ctx context.Context, settings *config.Config) (*archive.Archive, error) {
+func openArchive(ctx context.Context, settings *config.Config) (logship.Archive, error) {
 	if settings.Archive() == (config.Archive{}) {
 		where, err := devArchive(settings.Launch.DataDir)
 		if err != nil {
@@ -296,12 +299,12 @@ func colour(text []byte) int {
 
 // archived and streamed give the reader what each side has.
 type (
-	archived struct{ kept *archive.Archive }
+	archived struct{ kept logship.Archive }
 	streamed struct{ stream *logstream.Stream }
 )
 
 func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error) {
-	stored, err := a.kept.Logs(ctx, runID)
+	stored, err := a.kept.Logs(ctx, runID, time.Time{})
 	logs := make(map[logevent.Log]bool, len(stored))
 	for _, s := range stored {
 		logs[s.Log] = s.Whole
@@ -312,6 +315,8 @@ func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool
 func (a archived) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
 	return a.kept.Read(ctx, log, from, take)
 }
+
+func (a archived) Lag() time.Duration { return a.kept.Lag() }
 
 func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take func(logevent.Log, logevent.Batch, bool) bool) error {
 	return s.stream.Read(ctx, runID, idle, func(a logstream.Arrival) bool { return take(a.Log, a.Batch, a.Live) })

@@ -88,6 +88,9 @@ func New(objects Objects) (*Archive, error) {
 	return &Archive{objects, encoder}, nil
 }
 
+// Close lets go of what compression holds.
+func (a *Archive) Close() error { return a.encoder.Close() }
+
 const (
 	layout = "v1/"
 	suffix = ".ndjson.zst"
@@ -200,7 +203,8 @@ func (a *Archive) Put(ctx context.Context, log logevent.Log, lines []logevent.Li
 }
 
 // Finish keeps the last lines of a log, and makes all of it one object.
-func (a *Archive) Finish(ctx context.Context, log logevent.Log, lines []logevent.Line) error {
+// The sequence that follows is told by the chunks.
+func (a *Archive) Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, _ uint64) error {
 	if len(lines) > 0 && lines[0].Seq == 1 {
 		// Chunks that there are nevertheless are another shipper's, of the
 		// same lines.

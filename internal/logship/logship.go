@@ -24,11 +24,35 @@ import (
 )
 
 // ErrNowhere tells that the settings name no archive.
-var ErrNowhere = errors.New("nothing says where logs are kept; set ROPEWALK_LOG_ARCHIVE to s3://BUCKET/PREFIX or file:///FOLDER")
+var ErrNowhere = errors.New("nothing says where logs are kept; set ROPEWALK_LOG_ARCHIVE to s3://BUCKET/PREFIX, gcplog://PROJECT/LOG or file:///FOLDER")
 
-// Open opens the archive of the settings. count, if it is not nil, is told of
-// every request to S3.
-func Open(ctx context.Context, settings *config.Config, count func(operation string)) (*archive.Archive, error) {
+// Archive is where logs are kept, and read from without a cluster.
+type Archive interface {
+	ship.Sink
+	// Logs lists the logs of a run, or of all runs if the id is empty, of
+	// which something was written since then.
+	Logs(ctx context.Context, runID string, since time.Time) ([]archive.Stored, error)
+	// Read gives lines from a sequence on to take, each once and in order,
+	// until that returns false, a line is missing, or there is no more. It
+	// returns the next sequence, and whether the log ends there.
+	Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (next uint64, ended bool, err error)
+	// Check reads a whole log, and says whether its lines are all there.
+	Check(ctx context.Context, stored archive.Stored) (archive.Verdict, error)
+	// Lag is how long what was confirmed may be missing from what is read.
+	Lag() time.Duration
+	// Close lets go of connections and memory.
+	Close() error
+}
+
+// Requests counts what is asked of the archive.
+type Requests interface {
+	SinkRequest(operation string)
+	SinkRefused(reason string)
+}
+
+// Open opens the archive of the settings. Requests may be nil. The caller closes
+// what it returns.
+func Open(ctx context.Context, settings *config.Config, requests Requests) (Archive, error) {
 	where := settings.Archive()
 	switch {
 	case where.Folder != "":
@@ -38,15 +62,21 @@ func Open(ctx context.Context, settings *config.Config, count func(operation str
 		}
 		return archive.New(folder)
 	case where.Bucket != "":
-		bucket, err := s3.New(ctx, s3.Settings{
+		with := s3.Settings{
 			Bucket: where.Bucket, Prefix: where.Prefix, Region: settings.AWS.Region, Endpoint: settings.Logs.S3Endpoint,
 			PathStyle: settings.Logs.S3PathStyle, Encryption: settings.Logs.S3Encryption, KMSKey: settings.Logs.S3KMSKey,
-			Tags: settings.Logs.S3Tags, Count: count,
-		})
+			Tags: settings.Logs.S3Tags,
+		}
+		if requests != nil {
+			with.Count = requests.SinkRequest
+		}
+		bucket, err := s3.New(ctx, with)
 		if err != nil {
 			return nil, err
 		}
 		return archive.New(bucket)
+	case where.CloudLog != "":
+		return openCloudLog(ctx, settings, where, requests)
 	default:
 		return nil, ErrNowhere
 	}

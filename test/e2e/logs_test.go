@@ -6,10 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,7 +111,7 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 				return
 			}
 			kills++
-			switch victim := rand.IntN(2); {
+			switch victim := mathrand.IntN(2); {
 			case kills == 4:
 				w.nats.Kill()
 				must(t, w.nats.Start(t.Context()))
@@ -335,11 +336,50 @@ func checkBeginning(t *testing.T, root, id string, talk talker) {
 	t.Logf("of a pod that was deleted %d bytes of %d are archived, with %d gaps", len(got), want.Len(), gaps)
 }
 
+// Builds are followed and archived like runs; one build, that two runs wait for,
+// is one log, which either shows. Of one that failed, the log says why.
+func TestBuildsKeepTheirLogs(t *testing.T) {
+	dir := t.TempDir()
+	archive := filepath.Join(dir, "logs")
+	w := newImageWorld(t, rig.Settings{"ROPEWALK_LOG_ARCHIVE": "file://" + archive, "ROPEWALK_SHIP_AGE": "200ms"})
+	w.serve(1)
+	w.ship()
+	mark := rand.Text()
+	dockerfile := base() + "RUN seq 1 300 | sed 's/^/" + mark + "-/'\n"
+	w.publish("default", "one", built(dockerfile, "true"))
+	w.publish("default", "two", built(dockerfile, "true"))
+	w.publish("default", "wrong", built(base()+"RUN echo "+mark+"-wrong; exit 7\n", "true"))
+	w.succeeds("one", 5*time.Minute)
+	w.succeeds("two", time.Minute)
+	if record := w.over("wrong", 2*time.Minute); record.Reason != "ImageBuildFailed" {
+		t.Errorf("the run is %s: %s", record.State, record.Reason)
+	}
+	for id, want := range map[string]string{"one": mark + "-300", "two": mark + "-300", "wrong": mark + "-wrong"} {
+		must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+			shown := w.logs(id, "--build")
+			if shown.code != 0 || !strings.Contains(shown.stdout, want) {
+				return fmt.Errorf("the log of the build of %s: code %d, %q %s", id, shown.code, shown.stdout, shown.stderr)
+			}
+			return nil
+		}))
+	}
+	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+		whole, err := filepath.Glob(filepath.Join(archive, "v1", "_build-*", "1", "*", "run.ndjson.zst"))
+		if err == nil && len(whole) != 2 {
+			err = fmt.Errorf("the archive has %v", whole)
+		}
+		return err
+	}))
+	if verify := w.verify("--since", "1h"); verify.code != 0 {
+		t.Errorf("verify: %d\n%s%s", verify.code, verify.stdout, verify.stderr)
+	}
+}
+
 // logs shows a run's logs as a user would.
-func (w *world) logs(id string) answer {
+func (w *world) logs(id string, flags ...string) answer {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, "logs", id)
+	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, append([]string{"logs", id}, flags...)...)
 	for name, value := range w.settings {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}

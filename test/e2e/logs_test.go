@@ -86,11 +86,11 @@ func sequence(n int) func(func(string)) {
 }
 
 // Dispatchers and shippers are killed at random, the NATS server is killed, and
-// the S3 server is away for a while; and every line is in the archive once, in
+// the S3 server answers 503, hangs, and is away for a while; and every line is in the archive once, in
 // order, byte for byte. It is counted by a program that knows the layout from
 // its documentation only.
 func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
-	w, s3 := newLogWorld(t)
+	w, s3, proxy := newLogWorld(t)
 	replicas := w.serve(2)
 	shippers := []*rig.Dispatcher{w.ship(), w.ship()}
 	all := talkers()
@@ -115,8 +115,13 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 			case kills == 4:
 				w.nats.Kill()
 				must(t, w.nats.Start(t.Context()))
+			case kills == 5:
+				proxy.SlowDown()
 			case kills == 6:
+				proxy.Hang()
 				s3.Kill()
+			case kills == 8:
+				proxy.Oblige() // to a server that is away
 			case kills == 10:
 				must(t, s3.Start(t.Context()))
 			case kills%2 == 0:
@@ -157,8 +162,9 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 	t.Logf("%d lines of %d runs, over %d kills", lines, len(all), kills)
 }
 
-// newLogWorld is a world whose logs are kept on an S3 server.
-func newLogWorld(t *testing.T) (*world, *rig.S3) {
+// newLogWorld is a world whose logs are kept on an S3 server, which is reached
+// through a proxy.
+func newLogWorld(t *testing.T) (*world, *rig.S3, *rig.S3Proxy) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -166,10 +172,13 @@ func newLogWorld(t *testing.T) (*world, *rig.S3) {
 	s3, err := rig.StartS3(ctx, dir, "logs")
 	must(t, err)
 	t.Cleanup(func() { s3.Kill() })
+	proxy, err := rig.NewS3Proxy(s3.URL())
+	must(t, err)
+	t.Cleanup(func() { must(t, proxy.Close()) })
 	return newWorld(t, limitedTo("20").With(s3.Credentials()).With(rig.Settings{
-		"ROPEWALK_ACK_WAIT": ackWait.String(), "ROPEWALK_LOG_ARCHIVE": "s3://logs/runs", "ROPEWALK_S3_ENDPOINT": s3.URL(),
+		"ROPEWALK_ACK_WAIT": ackWait.String(), "ROPEWALK_LOG_ARCHIVE": "s3://logs/runs", "ROPEWALK_S3_ENDPOINT": proxy.URL(),
 		"ROPEWALK_S3_PATH_STYLE": "true", "ROPEWALK_SHIP_AGE": "2s", "ROPEWALK_SHIP_BYTES": "1000000",
-	})), s3
+	})), s3, proxy
 }
 
 // ship starts a logshipper.
@@ -281,7 +290,7 @@ func (w *world) verify(args ...string) answer {
 // somebody deletes a pod while it writes, the node may remove its log before it
 // could be read: then the log must say so, and must not be wrong besides.
 func TestPodsThatAreStoppedKeepTheirLinesOrSayThatSomeAreMissing(t *testing.T) {
-	w, s3 := newLogWorld(t)
+	w, s3, _ := newLogWorld(t)
 	w.serve(1)
 	w.ship()
 	w.publish("default", "deleted", script(`trap 'seq 1 20000; echo bye; exit 1' TERM; echo begun; while true; do sleep 0.1; done`))

@@ -30,10 +30,10 @@ import (
 // logsOptions are what the flags of logs say.
 type logsOptions struct {
 	follow, timestamps, build bool
-	attempt, tail      int
-	container          string
-	since              time.Duration
-	output             format
+	attempt, tail             int
+	container                 string
+	since                     time.Duration
+	output                    format
 }
 
 func newLogsCommand(a *app) *cobra.Command {

@@ -57,7 +57,7 @@ type task struct {
 func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
 	return &Runs{
 		follower: follower, jobs: jobs, log: log, begin: make(chan *task),
-		tasks: make(map[string]*task),
+		tasks:  make(map[string]*task),
 		active: make(map[logevent.Log]struct{}), drained: make(map[logevent.Log]struct{}),
 	}
 }

@@ -47,5 +47,7 @@ func openCloudLog(ctx context.Context, settings *config.Config, where config.Arc
 }
 
 func attribute(name string) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) { return metadata.InstanceAttributeValueWithContext(ctx, name) }
+	return func(ctx context.Context) (string, error) {
+		return metadata.InstanceAttributeValueWithContext(ctx, name)
+	}
 }

@@ -80,8 +80,10 @@ type Archive struct {
 // New returns an archive on a store.
 func New(objects Objects) (*Archive, error) {
 	// The fastest level leaves little on the table for logs, and a shipper's
-	// throughput is what it costs.
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithLowerEncoderMem(true))
+	// throughput is what it costs. A window that is smaller than the level's own
+	// finds nearly as much in logs; with that, or to save memory, most of the time
+	// would go into moving the window about.
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("set up compression: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +31,7 @@ type options struct {
 	shipBytes    int
 	containers   int
 	standIn      bool
+	profile      string
 }
 
 // parts are what can be measured, in order.
@@ -55,8 +57,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&o.shipBytes, "ship-bytes", 256<<20, "text to ship")
 	flags.IntVar(&o.containers, "containers", 2000, "containers to follow at once")
 	flags.BoolVar(&o.standIn, "stand-in", false, "be the log API that the part memory follows")
+	flags.StringVar(&o.profile, "cpuprofile", "", "write a profile of this process's CPU here")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if o.profile != "" {
+		file, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	if o.standIn {
 		return standIn(ctx, o.containers, stdout)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -114,11 +115,23 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 		return stopped(ctx, err)
 	}
 	parts, failing := errgroup.WithContext(ctx)
-	for partition := range logstream.Partitions {
-		parts.Go(func() error { return shipPartition(failing, shipper, stream, partition, log) })
+	for rank, partition := range rand.Perm(logstream.Partitions) {
+		parts.Go(func() error {
+			select {
+			case <-time.After(time.Duration(rank) * stagger):
+			case <-failing.Done():
+				return failing.Err()
+			}
+			return shipPartition(failing, shipper, stream, partition, log)
+		})
 	}
 	return stopped(ctx, parts.Wait())
 }
+
+// stagger is what lies between the first asking for one partition and for the
+// next. Who asks first gets a partition, and each process asks in an order of
+// its own, so that those which start together share them.
+const stagger = 150 * time.Millisecond
 
 // stopped makes the end that was asked for none of an error.
 func stopped(ctx context.Context, err error) error {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/ship"
 )
 
 var log = logevent.Log{Queue: "default", Run: "r1", Attempt: 1, Pod: "run-r1-1-abcde", Container: "run"}
@@ -140,5 +143,70 @@ func TestWhereTheClusterIsTheMetadataServerSays(t *testing.T) {
 	place := entry.GetResource().GetLabels()
 	if entry.GetLogName() != "projects/project-9/logs/ropewalk" || place["cluster_name"] != "far" || place["location"] != "europe-north1" {
 		t.Errorf("%v", entry)
+	}
+}
+
+// ends counts the logs that a shipper has brought to their ends.
+type ends struct {
+	ship.Sink
+	count *atomic.Int64
+	both  chan struct{}
+}
+
+func (e ends) Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, next uint64) error {
+	err := e.Sink.Finish(ctx, log, lines, next)
+	if err == nil {
+		e.count.Add(1)
+		e.both <- struct{}{}
+	}
+	return err
+}
+
+func TestShippersThatStartTogetherShareTheLoad(t *testing.T) {
+	t.Setenv("ROPEWALK_LOG_ARCHIVE", "file://"+t.TempDir())
+	settings, err := config.LoadLogs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, js := natstest.Start(t)
+	stream, err := logstream.Create(t.Context(), js, logstream.Config{MaxBytes: -1, Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const logs = 100 // in all partitions
+	for i := range logs {
+		log := log
+		log.Run = fmt.Sprint("r", i)
+		if _, err := stream.Publish(t.Context(), log, logevent.Batch{First: 1, End: true}.Encode(), 0, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	var counts [2]atomic.Int64
+	both := make(chan struct{}, logs)
+	for i := range counts {
+		sink, err := logship.Open(ctx, settings, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() {
+			if err := logship.Run(ctx, js, settings, ends{sink, &counts[i], both}, metrics.New("test"), zerolog.Nop()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range logs {
+		select {
+		case <-both:
+		case <-time.After(30 * time.Second):
+			t.Fatal("not all logs are shipped")
+		}
+	}
+	t.Logf("%d and %d", counts[0].Load(), counts[1].Load())
+	if counts[0].Load() == 0 || counts[1].Load() == 0 {
+		t.Error("one of the shippers got nothing")
 	}
 }

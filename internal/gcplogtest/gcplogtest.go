@@ -16,12 +16,11 @@ import (
 	"unicode/utf8"
 
 	"cloud.google.com/go/logging/apiv2/loggingpb"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 )
 
 // The service's limits.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/logging/apiv2/loggingpb"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -20,6 +21,10 @@ import (
 	"github.com/ropewalk/ropewalk/internal/sink/gcplog"
 	"github.com/ropewalk/ropewalk/internal/sinktest"
 )
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
 
 // counter counts refused lines and requests.
 type counter struct {

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/archive"
@@ -63,7 +62,6 @@ func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take
 // other.
 type pipeline struct {
 	t       *testing.T
-	js      jetstream.JetStream
 	stream  *logstream.Stream
 	archive *archived
 	log     logevent.Log
@@ -91,7 +89,7 @@ func newPipeline(t *testing.T) *pipeline {
 		t.Fatal(err)
 	}
 	return &pipeline{
-		t: t, js: js, stream: stream, archive: &archived{kept: kept}, next: 1,
+		t: t, stream: stream, archive: &archived{kept: kept}, next: 1,
 		log: logevent.Log{Queue: "default", Run: "r", Attempt: 1, Pod: "p", Container: "run"},
 	}
 }

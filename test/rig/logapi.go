@@ -263,7 +263,6 @@ func LogPod(namespace, runID, job string, ended bool) *corev1.Pod {
 	if ended {
 		state, phase = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}, corev1.PodSucceeded
 	}
-	controller := true
 	pod := &corev1.Pod{
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "run"}}},
 		Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{
@@ -271,7 +270,7 @@ func LogPod(namespace, runID, job string, ended bool) *corev1.Pod {
 		}}},
 	}
 	pod.Namespace, pod.Name, pod.UID = namespace, fmt.Sprintf("%s-pod", job), types.UID(job+"-pod")
-	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: job, UID: types.UID(job), Controller: &controller}}
+	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: job, UID: types.UID(job), Controller: new(true)}}
 	pod.Labels = map[string]string{"ropewalk.dev/run-id": runID, "ropewalk.dev/queue": "default", "ropewalk.dev/attempt": "1"}
 	return pod
 }

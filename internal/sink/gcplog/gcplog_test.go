@@ -3,7 +3,6 @@ package gcplog_test
 import (
 	"bytes"
 	"encoding/base64"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -349,7 +348,7 @@ func TestSeverity(t *testing.T) {
 	}
 	for i, entry := range server.Entries() {
 		if got := entry.GetSeverity().String(); got != want[i] {
-			t.Errorf("%q is %s", lines[i].Text, fmt.Sprint(got, ", want ", want[i]))
+			t.Errorf("%q is %s; want %s", lines[i].Text, got, want[i])
 		}
 	}
 }

@@ -145,7 +145,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		watchdog.Stop()
 		defer hangUp(nil)
-		if context.Cause(ctx) == errHanging { //nolint:errorlint // the very one that was given
+		if errors.Is(context.Cause(ctx), errHanging) {
 			return nil, errHanging
 		}
 		return nil, missing(err)

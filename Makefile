@@ -52,6 +52,10 @@ e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
 	$(GO) run ./test/bench
 
+.PHONY: bench-logs
+bench-logs: kubeconfig ## Measure the way of log lines, in part against that cluster.
+	$(GO) run ./test/bench/logs
+
 .PHONY: kubeconfig
 kubeconfig:
 	@[ -n "$${KUBECONFIG:-}" ] && [ -r "$$KUBECONFIG" ] || { \

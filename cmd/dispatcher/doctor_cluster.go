@@ -16,6 +16,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/k8sjobs"
 	"github.com/ropewalk/ropewalk/internal/logship"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/sink/gcplog"
 	"github.com/ropewalk/ropewalk/internal/sink/s3"
 )
 
@@ -260,7 +261,10 @@ func (p *patient) archiveChecks() []doctor.Check {
 func (p *patient) lookAtArchive(ctx context.Context) doctor.Finding {
 	where := p.settings.Archive()
 	place, todo := "bucket "+where.Bucket, s3.ToDo
-	if where.Folder != "" {
+	switch {
+	case where.CloudLog != "":
+		place, todo = "Cloud Logging, as log "+where.CloudLog, gcplog.ToDo
+	case where.Folder != "":
 		place = "folder " + where.Folder
 		todo = func(error) string {
 			return "Make the folder writable for this user, and mount the same one wherever dispatchers and logshippers run."
@@ -268,7 +272,7 @@ func (p *patient) lookAtArchive(ctx context.Context) doctor.Finding {
 	}
 	kept, err := logship.Open(ctx, p.settings, nil)
 	if err == nil {
-		err = kept.Probe(ctx)
+		err = errors.Join(kept.Probe(ctx), kept.Close())
 	}
 	if failed, ok := errors.AsType[*archive.ProbeError](err); ok {
 		return doctor.Bad(todo(failed.Err), "Logs cannot be kept in %s: to %s an object fails: %v.", place, failed.Step, failed.Err)
@@ -276,5 +280,5 @@ func (p *patient) lookAtArchive(ctx context.Context) doctor.Finding {
 	if err != nil {
 		return doctor.Bad(todo(err), "Logs cannot be kept in %s: %v.", place, err)
 	}
-	return doctor.Good("Objects can be written to %s, listed, read and deleted.", place)
+	return doctor.Good("Logs can be kept in %s, and read from there.", place)
 }

@@ -18,20 +18,22 @@ import (
 	"github.com/ropewalk/ropewalk/client"
 	"github.com/ropewalk/ropewalk/internal/archive"
 	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/images"
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/logship"
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/natsconn"
+	"github.com/ropewalk/ropewalk/internal/run"
 )
 
 // logsOptions are what the flags of logs say.
 type logsOptions struct {
-	follow, timestamps bool
-	attempt, tail      int
-	container          string
-	since              time.Duration
-	output             format
+	follow, timestamps, build bool
+	attempt, tail             int
+	container                 string
+	since                     time.Duration
+	output                    format
 }
 
 func newLogsCommand(a *app) *cobra.Command {
@@ -45,13 +47,17 @@ on with what comes, until the run is over and all of its lines were shown.
 The archive is where ROPEWALK_LOG_ARCHIVE says, and beside "dispatcher dev" the
 folder logs under ROPEWALK_DATA_DIR. A run that is over is read from there
 without NATS or a cluster. Where a run has several containers or attempts, each
-line begins with whose it is.`,
+line begins with whose it is.
+
+A build belongs to an image and not to a run: --build shows what the builders of
+the run's image have written, also where another run had it built.`,
 		Args: arguments("ID"),
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&options.follow, "follow", "f", false, "go on with what comes, to the end of the run")
 	flags.IntVar(&options.attempt, "attempt", 0, "show the attempt `N` only (default: all)")
 	flags.StringVarP(&options.container, "container", "c", "", "show the container `NAME` only (default: all)")
+	flags.BoolVar(&options.build, "build", false, "show how the run's image was built, for it or for another run")
 	flags.IntVar(&options.tail, "tail", -1, "of what is there, show the last `N` lines only")
 	flags.DurationVar(&options.since, "since", 0, "show lines that are not older than this `TIME`, such as 10m")
 	flags.BoolVar(&options.timestamps, "timestamps", false, "begin each line with its time")
@@ -60,6 +66,9 @@ line begins with whose it is.`,
 		options.output = *output
 		if options.tail >= 0 && options.follow {
 			return misused(cmd, "--tail and -f do not go together")
+		}
+		if options.build && (options.attempt > 0 || options.container != "") {
+			return misused(cmd, "--build goes with neither --attempt nor --container")
 		}
 		return a.logs(cmd.Context(), args[0], options)
 	}
@@ -76,6 +85,9 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil {
 		return err
 	}
+	if kept != nil {
+		defer func() { _ = kept.Close() }() // it was only read
+	}
 	query := logread.Query{Run: id, Follow: options.follow, Wanted: options.wants}
 	if options.since > 0 {
 		query.Since = time.Now().Add(-options.since)
@@ -84,7 +96,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	defer cancel()
 	conn, js, err := natsconn.Dial(limited, natsOptions(settings, "ropewalk-command"), a.troubleLog())
 	if err != nil {
-		if kept == nil || options.follow {
+		if kept == nil || options.follow || options.build { // whose build it is, the run's record says
 			return err
 		}
 		_, _ = fmt.Fprintf(a.stderr, "dispatcher: %s; showing what is archived\n", printable(err.Error()))
@@ -96,6 +108,9 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil && (!errors.Is(err, client.ErrNotFound) || kept == nil) {
 		return explainMissing(err, id)
 	}
+	if options.build {
+		return a.buildLogs(ctx, c, record, kept, js, query, options)
+	}
 	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return logsOver(ctx, c, id, known) }
 	reader, readErr := newLogReader(ctx, kept, js)
 	if readErr != nil {
@@ -103,7 +118,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	}
 	if record.ID == "" { // its record has been forgotten, its logs are kept longer
 		query.Follow = false
-		stored, listErr := kept.Logs(ctx, id)
+		stored, listErr := kept.Logs(ctx, id, time.Time{})
 		if listErr != nil || len(stored) == 0 {
 			return errors.Join(explainMissing(err, id), listErr)
 		}
@@ -111,7 +126,31 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	return a.writeLogs(ctx, reader, query, options)
 }
 
-func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetStream) (*logread.Reader, error) {
+// buildLogs writes what the builders of a run's image have written.
+func (a *app) buildLogs(ctx context.Context, c *client.Client, record client.Run, kept logship.Archive, js jetstream.JetStream, query logread.Query, options logsOptions) error {
+	if record.Request == nil || record.Request.Image.Build == nil {
+		return fmt.Errorf("run %s has no image of its own to be built, or its request is forgotten", query.Run)
+	}
+	id := query.Run
+	query.Run = logevent.BuildID(images.ContentHash(*record.Request.Image.Build))
+	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return buildOver(ctx, c, id, known) }
+	reader, err := newLogReader(ctx, kept, js)
+	if err != nil {
+		return err
+	}
+	return a.writeLogs(ctx, reader, query, options)
+}
+
+// buildOver tells whether a run waits for no build any more.
+func buildOver(ctx context.Context, c *client.Client, id string, known []logevent.Log) (bool, error) {
+	record, err := c.Get(ctx, id)
+	if err != nil || record.State == run.Queued || record.State == run.Preparing {
+		return false, err
+	}
+	return len(known) > 0 || record.FinishedAt == nil || time.Since(*record.FinishedAt) > lateLogs, nil
+}
+
+func newLogReader(ctx context.Context, kept logship.Archive, js jetstream.JetStream) (*logread.Reader, error) {
 	stream, err := logstream.Open(ctx, js)
 	if errors.Is(err, logstream.ErrNotSetUp) {
 		return nil, errors.New("no dispatcher on this NATS server follows logs; set ROPEWALK_LOG_ARCHIVE for it, and start a logshipper")
@@ -127,7 +166,7 @@ func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetSt
 
 // openArchive opens the archive of the settings, or that of a dispatcher dev
 // that keeps its state here; nil if there is neither.
-func openArchive(ctx context.Context, settings *config.Config) (*archive.Archive, error) {
+func openArchive(ctx context.Context, settings *config.Config) (logship.Archive, error) {
 	if settings.Archive() == (config.Archive{}) {
 		where, err := devArchive(settings.Launch.DataDir)
 		if err != nil {
@@ -296,12 +335,12 @@ func colour(text []byte) int {
 
 // archived and streamed give the reader what each side has.
 type (
-	archived struct{ kept *archive.Archive }
+	archived struct{ kept logship.Archive }
 	streamed struct{ stream *logstream.Stream }
 )
 
 func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error) {
-	stored, err := a.kept.Logs(ctx, runID)
+	stored, err := a.kept.Logs(ctx, runID, time.Time{})
 	logs := make(map[logevent.Log]bool, len(stored))
 	for _, s := range stored {
 		logs[s.Log] = s.Whole
@@ -312,6 +351,8 @@ func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool
 func (a archived) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
 	return a.kept.Read(ctx, log, from, take)
 }
+
+func (a archived) Lag() time.Duration { return a.kept.Lag() }
 
 func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take func(logevent.Log, logevent.Batch, bool) bool) error {
 	return s.stream.Read(ctx, runID, idle, func(a logstream.Arrival) bool { return take(a.Log, a.Batch, a.Live) })

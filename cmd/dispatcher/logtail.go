@@ -58,7 +58,7 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 	)
 	if local, ok := inner.(*localexec.Launcher); ok {
 		// Without a cluster, one process is all there is.
-		kept, err := logship.Open(ctx, settings, counters.SinkRequest)
+		kept, err := logship.Open(ctx, settings, counters)
 		if err != nil {
 			return nil, err
 		}

@@ -15,17 +15,21 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ropewalk/ropewalk/internal/config"
 	"github.com/ropewalk/ropewalk/internal/contexts"
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/health"
 	"github.com/ropewalk/ropewalk/internal/images"
+	"github.com/ropewalk/ropewalk/internal/k8sjobs"
 	"github.com/ropewalk/ropewalk/internal/localexec"
 	"github.com/ropewalk/ropewalk/internal/logging"
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/natsconn"
 	"github.com/ropewalk/ropewalk/internal/queue"
+	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
 )
 
@@ -124,10 +128,6 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 	if err != nil {
 		return err
 	}
-	cluster, inCluster := launching.(*places)
-	if launching, err = withLogs(ctx, settings, launching, js, counters, log); err != nil {
-		return err
-	}
 	self := owner()
 	log.Info().Str("owner", self).Msg("this dispatcher's name in the records of its runs")
 	core, err := dispatch.New(dispatch.Config{
@@ -155,7 +155,7 @@ func serve(ctx context.Context, settings *config.Config, conn *nats.Conn, js jet
 		}
 		return nil
 	}}
-	if inCluster {
+	if cluster, ok := launching.(interface{ Trouble() error }); ok {
 		checks["cluster"] = cluster.Trouble
 	}
 	http, err := health.Listen(settings.HTTP.Addr, checks, counters.Handler())
@@ -270,11 +270,15 @@ func queueStates(ctx context.Context, js jetstream.JetStream, definitions *queue
 }
 
 // newLauncher makes the launcher that the settings choose, and the resolver of
-// images that goes with it.
+// images that goes with it. Both have the logs followed of what they launch.
 func newLauncher(ctx context.Context, settings *config.Config, js jetstream.JetStream, counters *metrics.Metrics, log zerolog.Logger) (launcher, dispatch.Images, error) {
 	if settings.Launch.Launcher == config.LauncherLocal {
 		local, err := newLocalLauncher(settings, log)
-		return local, images.Unused{}, err
+		if err != nil {
+			return nil, nil, err
+		}
+		followed, err := withLogs(ctx, settings, local, js, counters, log)
+		return followed, images.Unused{}, err
 	}
 	client, err := newKubernetesClient(settings, counters.Request)
 	if err != nil {
@@ -284,8 +288,33 @@ func newLauncher(ctx context.Context, settings *config.Config, js jetstream.JetS
 	if err != nil {
 		return nil, nil, err
 	}
-	resolver, err := newResolver(settings, client, kubernetes, contexts.New(js))
-	return newPlaces(settings, client, kubernetes, log), resolver, err
+	followed, err := withLogs(ctx, settings, newPlaces(settings, client, kubernetes, log), js, counters, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	launching := onCluster{followed, kubernetes}
+	resolver, err := newResolver(settings, client, launching, contexts.New(js))
+	return launching, resolver, err
+}
+
+// onCluster is a launcher of Jobs, of runs as well as of builds, whose logs are
+// followed.
+type onCluster struct {
+	launcher
+	jobs *k8sjobs.Launcher
+}
+
+// Trouble tells whether the cluster answers.
+func (c onCluster) Trouble() error { return c.jobs.Trouble() }
+
+// Ensure makes the Job of a build.
+func (c onCluster) Ensure(ctx context.Context, wanted *batchv1.Job, secret *corev1.Secret) (run.Job, error) {
+	return c.jobs.Ensure(ctx, wanted, secret)
+}
+
+// LastWords is the end of what a build has written.
+func (c onCluster) LastWords(ctx context.Context, job run.Job) (string, error) {
+	return c.jobs.LastWords(ctx, job)
 }
 
 // owner names this process: host and process id, for people, and what makes it
@@ -299,6 +328,8 @@ func owner() string {
 }
 
 var (
+	_ images.Jobs = onCluster{}
+
 	_ launcher = (*places)(nil)
 	_ launcher = (*localexec.Launcher)(nil)
 )

@@ -24,7 +24,7 @@ func TestVerifySaysWhatIsMissing(t *testing.T) {
 	log := func(run string) logevent.Log {
 		return logevent.Log{Queue: "q", Run: run, Attempt: 1, Pod: "p", Container: "run"}
 	}
-	if err := kept.Finish(t.Context(), log("whole"), sinktest.Lines(1, 10)); err != nil {
+	if err := kept.Finish(t.Context(), log("whole"), sinktest.Lines(1, 10), 11); err != nil {
 		t.Fatal(err)
 	}
 	if err := kept.Put(t.Context(), log("open"), sinktest.Lines(1, 10)); err != nil {

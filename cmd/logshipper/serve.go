@@ -36,10 +36,11 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	}
 	log := logging.New(stderr, settings.Log.Level, settings.Log.Format)
 	counters := metrics.New(version())
-	sink, err := logship.Open(ctx, settings, counters.SinkRequest)
+	sink, err := logship.Open(ctx, settings, counters)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = sink.Close() }() // everything in it was confirmed
 	nats := settings.NATS
 	conn, js, err := natsconn.DialPatiently(ctx, natsconn.Options{
 		URL: nats.URL.Reveal(), Name: "ropewalk-logshipper", CredentialsFile: nats.Credentials, User: nats.User,

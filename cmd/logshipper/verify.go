@@ -45,7 +45,12 @@ what is missing. The exit code is 1 if anything is.`,
 		if len(args) == 1 {
 			id = args[0]
 		}
-		stored, err := kept.Logs(cmd.Context(), id)
+		defer func() { _ = kept.Close() }() // it was only read
+		begin := time.Time{}
+		if since > 0 {
+			begin = time.Now().Add(-since)
+		}
+		stored, err := kept.Logs(cmd.Context(), id, begin)
 		if err != nil {
 			return err
 		}
@@ -54,9 +59,6 @@ what is missing. The exit code is 1 if anything is.`,
 		}
 		wrong := false
 		for _, s := range stored {
-			if since > 0 && time.Since(s.Modified) > since {
-				continue
-			}
 			verdict, err := kept.Check(cmd.Context(), s)
 			if err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -104,7 +105,7 @@ func (a *Archive) encode(log logevent.Log, lines []logevent.Line, ended bool) []
 // AppendJSON appends a line as the layout has it, with its newline.
 func AppendJSON(to []byte, line *logevent.Line) []byte {
 	to = append(to, `{"seq":`...)
-	to = fmt.Append(to, line.Seq)
+	to = strconv.AppendUint(to, line.Seq, 10)
 	to = append(to, `,"time":"`...)
 	to = line.Time.AppendFormat(to, time.RFC3339Nano)
 	if utf8.Valid(line.Text) {

@@ -58,8 +58,9 @@ type Stored struct {
 }
 
 // Logs lists the logs that the archive has of a run, or of all runs if the id
-// is empty, in the order of their names.
-func (a *Archive) Logs(ctx context.Context, runID string) ([]Stored, error) {
+// is empty, in the order of their names: those of which something was written
+// since then.
+func (a *Archive) Logs(ctx context.Context, runID string, since time.Time) ([]Stored, error) {
 	prefix := layout
 	if runID != "" {
 		prefix += runID + "/"
@@ -89,6 +90,9 @@ func (a *Archive) Logs(ctx context.Context, runID string) ([]Stored, error) {
 	}
 	var all []Stored
 	for _, s := range found {
+		if s.Modified.Before(since) {
+			continue
+		}
 		sortChunks(s.chunks)
 		all = append(all, *s)
 	}
@@ -144,6 +148,10 @@ func (a *Archive) Read(ctx context.Context, log logevent.Log, from uint64, take 
 	}
 	return next, false, nil
 }
+
+// Lag is how long what was confirmed may be missing from what is read: not at
+// all.
+func (*Archive) Lag() time.Duration { return 0 }
 
 // Verdict is what a check of a log found.
 type Verdict struct {

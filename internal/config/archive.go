@@ -14,7 +14,13 @@ type Archive struct {
 	// Bucket is one of S3, Prefix what its keys begin with: empty, or ending
 	// with "/".
 	Bucket, Prefix string
+	// CloudLog is the name of a log of Cloud Logging, and Project what it is
+	// in: empty, the project that this machine belongs to.
+	CloudLog, Project string
 }
+
+// defaultCloudLog is the log that the GCP flavour ships to.
+const defaultCloudLog = "ropewalk"
 
 // Archive says where the settings have logs kept.
 func (c *Config) Archive() Archive {
@@ -27,6 +33,9 @@ func (c *Config) Archive() Archive {
 	}
 	if c.Logs.ExternalLogs {
 		return Archive{Bucket: c.AWS.Bucket.Name, Prefix: folderOf(c.AWS.Bucket.Prefix)}
+	}
+	if c.Kubernetes.Flavour == FlavourGCP && c.Launch.Launcher == LauncherKubernetes {
+		return Archive{CloudLog: defaultCloudLog, Project: c.GCP.Project}
 	}
 	return Archive{}
 }
@@ -49,7 +58,9 @@ func parseArchive(text string) (Archive, error) {
 		return Archive{Folder: filepath.Clean(where.Path)}, nil
 	case where.Scheme == "s3" && where.Host != "":
 		return Archive{Bucket: where.Host, Prefix: folderOf(where.Path)}, nil
+	case where.Scheme == "gcplog" && where.Host != "" && len(where.Path) > 1:
+		return Archive{Project: where.Host, CloudLog: strings.TrimPrefix(where.Path, "/")}, nil
 	default:
-		return Archive{}, errors.New("is neither s3://BUCKET/PREFIX nor file:///PATH")
+		return Archive{}, errors.New("is none of s3://BUCKET/PREFIX, gcplog://PROJECT/LOG and file:///PATH")
 	}
 }

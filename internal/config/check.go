@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"reflect"
 	"regexp"
@@ -24,6 +25,7 @@ var (
 	hostPattern       = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$`)
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*$`)
 	imagePattern      = regexp.MustCompile(`^[-A-Za-z0-9.*]+(:[0-9]{1,5})?(/[-a-z0-9._*]+)+$`)
+	projectPattern    = regexp.MustCompile(`^[a-z][-a-z0-9]{4,28}[a-z0-9]$`)
 	regionPattern     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 )
 
@@ -46,6 +48,13 @@ func checkText(rule, text string) error {
 			"%.40q is not a capability as Kubernetes writes it: upper-case, without CAP_ in front", text)
 	case "region":
 		return want(regionPattern.MatchString(text), "%.40q is not the name of a region", text)
+	case "project":
+		return want(projectPattern.MatchString(text), "%.40q is not the id of a project: 6 to 30 lower-case letters, digits and '-', beginning with a letter", text)
+	case "logging endpoint":
+		_, err := url.Parse(text)
+		host := strings.TrimPrefix(strings.TrimPrefix(text, "http://"), "https://")
+		return want(err == nil && hostPattern.MatchString(host) && strings.Contains(host, ":"),
+			"%.80q is not a host with a port, such as logging.example.com:443", text)
 	case "registry":
 		return checkRegistry(text)
 	case "registry host":

@@ -31,6 +31,7 @@ type Config struct {
 	Builder    Builder    `title:"Builders" about:"How images are built on demand: each by one Job that runs BuildKit, however many runs and replicas want it."`
 	Logs       Logs       `title:"Logs of runs" about:"Whether and where logs are kept outside the pods. Dispatchers and shippers read it alike, and so does dispatcher logs."`
 	AWS        AWS        `title:"AWS" about:"What the AWS flavour needs besides."`
+	GCP        GCP        `title:"GCP" about:"Where Cloud Logging files the logs of runs, if it keeps them. On Google's machines nothing of it need be set."`
 
 	// facts has one entry per variable. It holds no value, so that printing
 	// a Config shows no secret.
@@ -166,7 +167,7 @@ type Builder struct {
 // flavour.
 type Logs struct {
 	ExternalLogs bool              `envconfig:"ZENML_KUBERNETES_WORKLOAD_MANAGER_ENABLE_EXTERNAL_LOGS" default:"false" example:"true" meaning:"Whether the logs of runs are stored in S3; the AWS flavour only."`
-	Archive      string            `envconfig:"ROPEWALK_LOG_ARCHIVE" check:"archive" example:"s3://my-bucket/run-logs" meaning:"Where the logs of runs are kept: an S3 bucket with a prefix, or a folder as file:///var/lib/ropewalk/logs; unset, the bucket of the AWS flavour if external logs are enabled, and otherwise logs stay in the pods."`
+	Archive      string            `envconfig:"ROPEWALK_LOG_ARCHIVE" check:"archive" example:"s3://my-bucket/run-logs" meaning:"Where the logs of runs are kept: an S3 bucket with a prefix, a log of Cloud Logging as gcplog://PROJECT/LOG, or a folder as file:///var/lib/ropewalk/logs; unset, the bucket of the AWS flavour if external logs are enabled, the log ropewalk of Cloud Logging with the GCP flavour, and otherwise logs stay in the pods."`
 	StreamBytes  int               `envconfig:"ROPEWALK_LOG_STREAM_BYTES" default:"1073741824" min:"1048576" example:"10737418240" meaning:"Most bytes of lines that NATS holds until they are archived; when it is full, followers wait, and the nodes keep the lines."`
 	ShipBytes    int               `envconfig:"ROPEWALK_SHIP_BYTES" default:"8388608" min:"65536" max:"67108864" example:"16777216" meaning:"How much text of a log the shipper gathers for one object of the archive."`
 	ShipAge      time.Duration     `envconfig:"ROPEWALK_SHIP_AGE" default:"1m" min:"100ms" example:"5m" meaning:"How long the shipper gathers at most."`
@@ -181,4 +182,12 @@ type Logs struct {
 type AWS struct {
 	Bucket Bucket `envconfig:"ZENML_AWS_KUBERNETES_WORKLOAD_MANAGER_BUCKET" needed:"when external logs are enabled" example:"s3://my-bucket/run-template-logs" meaning:"S3 bucket, with a prefix if need be, that the logs of runs are stored in."`
 	Region string `envconfig:"ZENML_AWS_KUBERNETES_WORKLOAD_MANAGER_REGION" check:"region" needed:"when the AWS flavour builds images" example:"eu-central-1" meaning:"AWS region of the registry and the bucket."`
+}
+
+// GCP holds what Cloud Logging is told of the cluster.
+type GCP struct {
+	Project  string `envconfig:"ROPEWALK_GCP_PROJECT" check:"project" example:"my-project" meaning:"Project whose Cloud Logging keeps the logs of runs with the GCP flavour; unset, what the metadata server says."`
+	Location string `envconfig:"ROPEWALK_GCP_LOCATION" check:"region" example:"europe-west1" meaning:"Region or zone of the cluster, for the entries in Cloud Logging; unset, what the metadata server says."`
+	Cluster  string `envconfig:"ROPEWALK_GCP_CLUSTER" check:"dns label" example:"my-cluster" meaning:"Name of the cluster, for the entries in Cloud Logging; unset, what the metadata server says."`
+	Endpoint string `envconfig:"ROPEWALK_GCP_LOGGING_ENDPOINT" check:"logging endpoint" example:"logging-runs.p.googleapis.com:443" meaning:"Address of Cloud Logging where it is not the usual one; with http:// in front, it is spoken to without TLS and without credentials."`
 }

@@ -32,7 +32,7 @@ func LoadClient() (*Config, error) {
 func LoadLogs() (*Config, error) {
 	return load(role{archives: true, reads: func(group string) bool {
 		switch group {
-		case "NATS", "HTTP", "Log", "Launch", "Logs", "AWS", "Kubernetes":
+		case "NATS", "HTTP", "Log", "Launch", "Logs", "AWS", "GCP", "Kubernetes":
 			return true
 		default:
 			return false

@@ -40,6 +40,18 @@ func ParsePath(path string) (Log, error) {
 	return Log{Run: parts[0], Attempt: attempt, Pod: parts[2], Container: parts[3]}, nil
 }
 
+// mostBuild is how much of a build's content hash its log is named by: a label
+// of a pod has room for more.
+const mostBuild = 40
+
+// BuildID stands in the place of a run's id in the logs of a build, which is
+// no run's own; its attempt is 1. It is made of the hexadecimal content hash.
+// No run's id begins like it.
+func BuildID(hash string) string { return "_build-" + hash[:min(len(hash), mostBuild)] }
+
+// BuildQueue stands in the queue's place.
+const BuildQueue = "builds"
+
 // Flags tell what is special about a line.
 type Flags uint8
 

@@ -34,39 +34,70 @@ type Runs struct {
 	log      zerolog.Logger
 
 	// begin takes what to follow to Run, whose context it is followed under.
-	begin chan task
+	begin chan *task
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// tasks are the Jobs whose logs are looked for, by their UIDs.
+	tasks  map[string]*task
 	active map[logevent.Log]struct{}
 	// drained has the logs that are known to have their end on the stream
 	// and are still in the cluster.
 	drained map[logevent.Log]struct{}
 }
 
-// task is a Job to follow until it is over.
+// task is a Job to follow until it is over. Several may wait for one: a build
+// serves many runs.
 type task struct {
-	job  run.Job
-	over <-chan struct{}
+	job     run.Job
+	over    chan struct{}
+	waiters int
 }
 
 // NewRuns returns a follower of runs; nothing happens until [Runs.Run].
 func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
 	return &Runs{
-		follower: follower, jobs: jobs, log: log, begin: make(chan task),
+		follower: follower, jobs: jobs, log: log, begin: make(chan *task),
+		tasks:  make(map[string]*task),
 		active: make(map[logevent.Log]struct{}), drained: make(map[logevent.Log]struct{}),
 	}
 }
 
 // Follow has the logs of a Job followed as long as [Runs.Run] runs, and their
-// ends published once the caller has called over. It does not wait for any of
-// it.
+// ends published once every caller of the same Job has called over. It does not
+// wait for any of it.
 func (r *Runs) Follow(ctx context.Context, job run.Job) (over func()) {
-	done := make(chan struct{})
-	select {
-	case r.begin <- task{job, done}:
-	case <-ctx.Done():
+	r.mu.Lock()
+	t, known := r.tasks[job.UID]
+	if !known {
+		t = &task{job: job, over: make(chan struct{})}
+		r.tasks[job.UID] = t
 	}
-	return func() { close(done) }
+	t.waiters++
+	r.mu.Unlock()
+	if !known {
+		select {
+		case r.begin <- t:
+		case <-ctx.Done():
+			r.forget(t)
+		}
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if t.waiters--; t.waiters == 0 && r.tasks[job.UID] == t {
+			select {
+			case <-t.over: // it was over before, for others
+			default:
+				close(t.over)
+			}
+		}
+	}
+}
+
+func (r *Runs) forget(t *task) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.tasks, t.job.UID)
 }
 
 // Run follows until ctx ends. What it leaves then, another process goes on with.
@@ -87,7 +118,8 @@ func (r *Runs) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Runs) run(ctx context.Context, t task, all *sync.WaitGroup) {
+func (r *Runs) run(ctx context.Context, t *task, all *sync.WaitGroup) {
+	defer r.forget(t)
 	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, all) })
 	if err != nil && ctx.Err() == nil {
 		r.log.Error().Err(err).Str("job", t.job.Name).Msg("cannot find all logs of a run; the next sweep tries again")

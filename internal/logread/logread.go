@@ -21,6 +21,9 @@ type Archive interface {
 	// or there is no more. It returns the next sequence, and whether the log
 	// ends there.
 	Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (next uint64, ended bool, err error)
+	// Lag is how long lines may be missing from what is read that are
+	// neither on the stream any more.
+	Lag() time.Duration
 }
 
 // Stream is where new lines are. It may be nil: then there is only the archive.
@@ -232,7 +235,7 @@ func (r *reading) batch(ctx context.Context, log logevent.Log, batch logevent.Ba
 	}
 	p := r.at(log)
 	if batch.First > p.next && r.reader.archive != nil {
-		if err := r.fromArchive(ctx, log); err != nil {
+		if err := r.bridge(ctx, log, p, batch.First); err != nil {
 			return err
 		}
 	}
@@ -253,4 +256,22 @@ func (r *reading) batch(ctx context.Context, log logevent.Log, batch logevent.Ba
 	p.ended = p.ended || batch.End
 	r.mu.Unlock()
 	return nil
+}
+
+// lagCheck is how often an archive is asked again that shows lines late.
+const lagCheck = 3 * time.Second
+
+// bridge reads the archive up to a sequence, which it may not show at once.
+func (r *reading) bridge(ctx context.Context, log logevent.Log, p *progress, until uint64) error {
+	limit := time.Now().Add(r.reader.archive.Lag())
+	for {
+		if err := r.fromArchive(ctx, log); err != nil || p.next >= until || !time.Now().Before(limit) {
+			return err
+		}
+		select {
+		case <-time.After(lagCheck):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,11 +25,38 @@ import (
 )
 
 // ErrNowhere tells that the settings name no archive.
-var ErrNowhere = errors.New("nothing says where logs are kept; set ROPEWALK_LOG_ARCHIVE to s3://BUCKET/PREFIX or file:///FOLDER")
+var ErrNowhere = errors.New("nothing says where logs are kept; set ROPEWALK_LOG_ARCHIVE to s3://BUCKET/PREFIX, gcplog://PROJECT/LOG or file:///FOLDER")
 
-// Open opens the archive of the settings. count, if it is not nil, is told of
-// every request to S3.
-func Open(ctx context.Context, settings *config.Config, count func(operation string)) (*archive.Archive, error) {
+// Archive is where logs are kept, and read from without a cluster.
+type Archive interface {
+	ship.Sink
+	// Logs lists the logs of a run, or of all runs if the id is empty, of
+	// which something was written since then.
+	Logs(ctx context.Context, runID string, since time.Time) ([]archive.Stored, error)
+	// Read gives lines from a sequence on to take, each once and in order,
+	// until that returns false, a line is missing, or there is no more. It
+	// returns the next sequence, and whether the log ends there.
+	Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (next uint64, ended bool, err error)
+	// Check reads a whole log, and says whether its lines are all there.
+	Check(ctx context.Context, stored archive.Stored) (archive.Verdict, error)
+	// Probe tells whether logs can be kept and read; its error is an
+	// [*archive.ProbeError].
+	Probe(ctx context.Context) error
+	// Lag is how long what was confirmed may be missing from what is read.
+	Lag() time.Duration
+	// Close lets go of connections and memory.
+	Close() error
+}
+
+// Requests counts what is asked of the archive.
+type Requests interface {
+	SinkRequest(operation string)
+	SinkRefused(reason string)
+}
+
+// Open opens the archive of the settings. Requests may be nil. The caller closes
+// what it returns.
+func Open(ctx context.Context, settings *config.Config, requests Requests) (Archive, error) {
 	where := settings.Archive()
 	switch {
 	case where.Folder != "":
@@ -38,15 +66,21 @@ func Open(ctx context.Context, settings *config.Config, count func(operation str
 		}
 		return archive.New(folder)
 	case where.Bucket != "":
-		bucket, err := s3.New(ctx, s3.Settings{
+		with := s3.Settings{
 			Bucket: where.Bucket, Prefix: where.Prefix, Region: settings.AWS.Region, Endpoint: settings.Logs.S3Endpoint,
 			PathStyle: settings.Logs.S3PathStyle, Encryption: settings.Logs.S3Encryption, KMSKey: settings.Logs.S3KMSKey,
-			Tags: settings.Logs.S3Tags, Count: count,
-		})
+			Tags: settings.Logs.S3Tags,
+		}
+		if requests != nil {
+			with.Count = requests.SinkRequest
+		}
+		bucket, err := s3.New(ctx, with)
 		if err != nil {
 			return nil, err
 		}
 		return archive.New(bucket)
+	case where.CloudLog != "":
+		return openCloudLog(ctx, settings, where, requests)
 	default:
 		return nil, ErrNowhere
 	}
@@ -84,11 +118,23 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 		return stopped(ctx, err)
 	}
 	parts, failing := errgroup.WithContext(ctx)
-	for partition := range logstream.Partitions {
-		parts.Go(func() error { return shipPartition(failing, shipper, stream, partition, log) })
+	for rank, partition := range rand.Perm(logstream.Partitions) {
+		parts.Go(func() error {
+			select {
+			case <-time.After(time.Duration(rank) * stagger):
+			case <-failing.Done():
+				return failing.Err()
+			}
+			return shipPartition(failing, shipper, stream, partition, log)
+		})
 	}
 	return stopped(ctx, parts.Wait())
 }
+
+// stagger is what lies between the first asking for one partition and for the
+// next. Who asks first gets a partition, and each process asks in an order of
+// its own, so that those which start together share them.
+const stagger = 150 * time.Millisecond
 
 // stopped makes the end that was asked for none of an error.
 func stopped(ctx context.Context, err error) error {

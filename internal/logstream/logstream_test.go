@@ -150,3 +150,50 @@ func TestTheEndIsRememberedForItsTime(t *testing.T) {
 		t.Errorf("%+v, %v", logs, err)
 	}
 }
+
+// Each batch names the one before it, and what was confirmed is known to
+// whoever reads the partition next.
+func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
+	stream, _ := create(t, -1)
+	versions := []uint64{0}
+	for first := uint64(1); first <= 3; first++ {
+		version, err := stream.Publish(t.Context(), log, batch(first, "x").Encode(), versions[len(versions)-1], false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions = append(versions, version)
+	}
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	confirmed := func(version uint64, want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			got, err := reader.Confirmed(t.Context(), version)
+			if err == nil && got == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("batch %d is confirmed: %v, %v; want %v", version, got, err, want)
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	var deliveries []logstream.Delivery
+	for i := range 3 {
+		d, err := reader.Next(t.Context())
+		if err != nil || d.Version != versions[i+1] || d.Before != versions[i] {
+			t.Fatalf("%+v, %v; want version %d after %d", d, err, versions[i+1], versions[i])
+		}
+		deliveries = append(deliveries, d)
+	}
+	confirmed(versions[1], false)
+	deliveries[0].Kept()
+	confirmed(versions[1], true)
+	deliveries[2].Kept() // what lies before it is still held
+	confirmed(versions[3], false)
+	deliveries[1].Kept()
+	confirmed(versions[3], true)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -33,6 +34,8 @@ type Delivery struct {
 	Batch logevent.Batch
 	// Version is the batch's place in the stream.
 	Version uint64
+	// Before is the place of the log's batch before it, 0 if it is the first.
+	Before uint64
 	// Again: it was delivered before, maybe to a shipper that died.
 	Again bool
 	// Size is that of the message in bytes.
@@ -47,6 +50,7 @@ type Delivery struct {
 // that another one takes over within seconds of its death.
 type PartitionReader struct {
 	stream   *Stream
+	consumer jetstream.Consumer
 	messages jetstream.MessagesContext
 
 	mu   sync.Mutex
@@ -58,9 +62,12 @@ type PartitionReader struct {
 // ReadPartition begins to read a partition. The caller calls Close.
 func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionReader, error) {
 	name := fmt.Sprintf("%s%02d", ConsumerPrefix, partition)
-	var messages jetstream.MessagesContext
-	err := retry.Do(ctx, retry.Network, func() error {
-		consumer, err := s.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+	var (
+		consumer jetstream.Consumer
+		messages jetstream.MessagesContext
+	)
+	err := retry.Do(ctx, retry.Network, func() (err error) {
+		consumer, err = s.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 			Durable: name, FilterSubject: PartitionSubject(partition) + ">", DeliverPolicy: jetstream.DeliverAllPolicy,
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: shipAckWait, MaxAckPending: heldMost, MaxDeliver: -1,
 			PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{group}, PinnedTTL: pinnedTTL,
@@ -79,7 +86,7 @@ func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionRe
 		return nil, err
 	}
 	beating, stop := context.WithCancel(ctx)
-	r := &PartitionReader{stream: s, messages: messages, held: make(map[uint64]jetstream.Msg), stop: stop}
+	r := &PartitionReader{stream: s, consumer: consumer, messages: messages, held: make(map[uint64]jetstream.Msg), stop: stop}
 	r.done.Go(func() { r.beat(beating) })
 	return r, nil
 }
@@ -131,12 +138,16 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 		if err != nil {
 			return Delivery{}, err
 		}
+		before, err := strconv.ParseUint(message.Headers().Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+		if err != nil {
+			return Delivery{}, fmt.Errorf("read log %s: a batch does not say which one it follows: %w", arrival.Log, logevent.ErrDamaged)
+		}
 		version := metadata.Sequence.Stream
 		r.mu.Lock()
 		r.held[version] = message
 		r.mu.Unlock()
 		return Delivery{
-			Log: arrival.Log, Batch: arrival.Batch, Version: version, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
+			Log: arrival.Log, Batch: arrival.Batch, Version: version, Before: before, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
 			Kept: func() {
 				r.mu.Lock()
 				delete(r.held, version)
@@ -145,6 +156,19 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 			},
 		}, nil
 	}
+}
+
+// Confirmed tells whether everything in the partition up to the batch at version
+// was said to be kept. It says so later than it could: once what lies before it
+// of other logs was, too.
+func (r *PartitionReader) Confirmed(ctx context.Context, version uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	info, err := r.consumer.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("ask how far a partition is: %w", err)
+	}
+	return info.AckFloor.Stream >= version, nil
 }
 
 // Purge removes the batches of a log before the one at version.

@@ -16,7 +16,7 @@ type logCounters struct {
 	lag                      prometheus.Gauge
 	retries                  prometheus.Counter
 	bufferedLines, bufferedB prometheus.Gauge
-	operations               *prometheus.CounterVec
+	operations, refused      *prometheus.CounterVec
 }
 
 func newLogCounters(registry prometheus.Registerer) *logCounters {
@@ -43,7 +43,8 @@ func newLogCounters(registry prometheus.Registerer) *logCounters {
 		bufferedB:     gauge("ropewalk_ship_buffered_bytes", "Bytes of these lines."),
 		operations:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ropewalk_ship_requests_total", Help: "Requests to the sink, by the sink's own word for them."}, []string{"operation"}),
 	}
-	registry.MustRegister(c.lost, c.operations)
+	c.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ropewalk_ship_refused_lines_total", Help: "Lines that the sink refused for good; a marked line stands in the place of each."}, []string{"reason"})
+	registry.MustRegister(c.lost, c.operations, c.refused)
 	return c
 }
 
@@ -77,6 +78,9 @@ func (m *Metrics) Buffered(lines, bytes int) {
 
 // SinkRequest counts a request to the sink.
 func (m *Metrics) SinkRequest(operation string) { m.logs.operations.WithLabelValues(operation).Inc() }
+
+// SinkRefused counts a line that the sink does not take.
+func (m *Metrics) SinkRefused(reason string) { m.logs.refused.WithLabelValues(reason).Inc() }
 
 // StreamLoad is how full the stream of logs is, for [Metrics.WatchStream].
 type StreamLoad struct{ Batches, Bytes, Pending, Held float64 }

@@ -27,11 +27,13 @@ import (
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
-// The labels of the pods of runs; they are contracts.
+// The labels of the pods of runs and builds; they are contracts.
 const (
 	labelRunID   = "ropewalk.dev/run-id"
 	labelQueue   = "ropewalk.dev/queue"
 	labelAttempt = "ropewalk.dev/attempt"
+	// labelBuild is on the pods of builders, whose logs are no run's own.
+	labelBuild = "ropewalk.dev/build"
 )
 
 // Config is where pods are.
@@ -126,8 +128,13 @@ func strip(object any) (any, error) {
 	}
 	kept := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion, OwnerReferences: pod.OwnerReferences,
-		Labels: map[string]string{labelRunID: pod.Labels[labelRunID], labelQueue: pod.Labels[labelQueue], labelAttempt: pod.Labels[labelAttempt]},
+		Labels: make(map[string]string),
 	}}
+	for _, label := range []string{labelRunID, labelQueue, labelAttempt, labelBuild} {
+		if value, ok := pod.Labels[label]; ok {
+			kept.Labels[label] = value
+		}
+	}
 	for _, container := range pod.Spec.InitContainers {
 		kept.Spec.InitContainers = append(kept.Spec.InitContainers, corev1.Container{Name: container.Name, RestartPolicy: container.RestartPolicy})
 	}
@@ -336,15 +343,14 @@ func (w *Pods) Ended(ctx context.Context, found func(*Container)) error {
 func (w *Pods) containers(p *pod) []*Container {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	attempt, err := strconv.Atoi(p.object.Labels[labelAttempt])
-	if err != nil {
-		return nil // not made for a run
+	log, ok := logOf(p.object)
+	if !ok {
+		return nil
 	}
 	var all []*Container
 	add := func(name string) {
-		all = append(all, &Container{pods: w, pod: p, name: p.object.Name, log: logevent.Log{
-			Queue: p.object.Labels[labelQueue], Run: p.object.Labels[labelRunID], Attempt: attempt, Pod: p.object.Name, Container: name,
-		}})
+		log.Container = name
+		all = append(all, &Container{pods: w, pod: p, name: p.object.Name, log: log})
 	}
 	for _, container := range p.object.Spec.InitContainers {
 		add(container.Name)
@@ -353,6 +359,16 @@ func (w *Pods) containers(p *pod) []*Container {
 		add(container.Name)
 	}
 	return all
+}
+
+// logOf names the logs of a pod, but for the container. A pod that was made for
+// neither a run nor a build has none.
+func logOf(pod *corev1.Pod) (logevent.Log, bool) {
+	if hash, ok := pod.Labels[labelBuild]; ok {
+		return logevent.Log{Queue: logevent.BuildQueue, Run: logevent.BuildID(hash), Attempt: 1, Pod: pod.Name}, true
+	}
+	attempt, err := strconv.Atoi(pod.Labels[labelAttempt])
+	return logevent.Log{Queue: pod.Labels[labelQueue], Run: pod.Labels[labelRunID], Attempt: attempt, Pod: pod.Name}, err == nil
 }
 
 // Container is one container's log.

@@ -3,14 +3,17 @@
 // of a good size, and tells the stream only once the sink has confirmed. It
 // knows no SDK; source and sink are what it declares.
 //
-// What has been confirmed is known by the sink alone. A shipper that takes over
-// asks it where a log goes on, so that lines which come again after a crash are
-// not kept twice.
+// What has been kept is known by the sink. A shipper that takes over asks it
+// where a log goes on, so that lines which come again after a crash are not kept
+// twice. Of a sink that cannot tell, it is known only what was confirmed to the
+// source, and lines may be given to it twice.
 package ship
 
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,9 +27,12 @@ type Delivery struct {
 	Log     logevent.Log
 	Batch   logevent.Batch
 	Version uint64
-	Again   bool
-	Size    int
-	Kept    func()
+	// Before is the version of the log's batch before this one; 0 if this is
+	// its first.
+	Before uint64
+	Again  bool
+	Size   int
+	Kept   func()
 }
 
 // Source gives the batches of one partition: those of a log in order, but for
@@ -34,6 +40,9 @@ type Delivery struct {
 type Source interface {
 	// Next waits for a batch, at most as long as ctx lasts.
 	Next(ctx context.Context) (Delivery, error)
+	// Confirmed tells whether every batch up to version was said to be kept,
+	// by whatever shipper. It may be late to say yes.
+	Confirmed(ctx context.Context, version uint64) (bool, error)
 	// Purge removes what lies before version of a log.
 	Purge(ctx context.Context, log logevent.Log, version uint64) error
 }
@@ -42,12 +51,14 @@ type Source interface {
 // error means that it is not known whether the lines are kept.
 type Sink interface {
 	// Reached returns the sequence of the first line that is not kept, and
-	// whether the log was finished. A sink that cannot know returns 1.
+	// whether the log was finished. A sink that cannot know returns 0; it has
+	// to take lines that it has already without keeping them twice.
 	Reached(ctx context.Context, log logevent.Log) (next uint64, ended bool, err error)
 	// Put keeps lines of a log that goes on.
 	Put(ctx context.Context, log logevent.Log, lines []logevent.Line) error
-	// Finish keeps the last lines of a log, if there are any.
-	Finish(ctx context.Context, log logevent.Log, lines []logevent.Line) error
+	// Finish keeps the last lines of a log, if there are any; next is the
+	// sequence that would follow them.
+	Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, next uint64) error
 }
 
 // Counter counts, for metrics. Its methods return at once.
@@ -122,7 +133,8 @@ type partition struct {
 	config Config
 	source Source
 	logs   map[logevent.Log]*gathered
-	size   int
+	// lines and size are what is held in memory.
+	lines, size int
 }
 
 // gathered is what is held of one log.
@@ -175,7 +187,7 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 		g = &gathered{log: d.Log, next: 1, ahead: make(map[uint64]Delivery)}
 		p.logs[d.Log] = g
 		if d.Again || d.Batch.First > 1 {
-			if err := p.check(ctx, g); err != nil {
+			if err := p.check(ctx, g, d); err != nil {
 				return err
 			}
 		}
@@ -223,17 +235,13 @@ func (p *partition) absorb(g *gathered, d Delivery) {
 
 // hold counts what is held in memory.
 func (p *partition) hold(lines, bytes int) {
+	p.lines += lines
 	p.size += bytes
 	p.config.Counter.Buffered(lines, bytes)
 }
 
 // drop forgets everything.
-func (p *partition) drop() {
-	for _, g := range p.logs {
-		p.config.Counter.Buffered(-len(g.lines), 0)
-	}
-	p.config.Counter.Buffered(0, -p.size)
-}
+func (p *partition) drop() { p.config.Counter.Buffered(-p.lines, -p.size) }
 
 // catchUp absorbs what was ahead and no longer is.
 func (p *partition) catchUp(g *gathered) {
@@ -250,16 +258,48 @@ func (p *partition) catchUp(g *gathered) {
 	}
 }
 
-// check asks the sink how far a log is.
-func (p *partition) check(ctx context.Context, g *gathered) error {
-	return p.patiently(ctx, g.log, func() error {
+// check finds out how far a log is of which d is the earliest batch at hand. A
+// sink that cannot know leaves it to the source: if what precedes the batch was
+// confirmed, the log goes on with it.
+func (p *partition) check(ctx context.Context, g *gathered, d Delivery) error {
+	known := true
+	err := p.patiently(ctx, g.log, func() error {
 		next, ended, err := p.config.Sink.Reached(ctx, g.log)
 		if err == nil {
-			g.next, g.finished = max(g.next, next), ended
+			known = next > 0
+			g.skipTo(next)
+			g.finished = ended
 		}
 		g.checked = p.config.Now()
 		return err
 	})
+	if err != nil || known || d.Batch.First <= g.next {
+		return err
+	}
+	confirmed, err := p.source.Confirmed(ctx, d.Before)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil: // it is asked again
+		p.config.Log.Warn().Err(err).Str("log", g.log.String()).Msg("cannot ask the stream of logs what is archived")
+	case confirmed:
+		g.skipTo(d.Batch.First)
+	}
+	return nil
+}
+
+// skipTo leaves out what lies before next, which is kept. That is also so for
+// lines that were gathered: put beside later ones, they would look as if what is
+// between them were there.
+func (g *gathered) skipTo(next uint64) {
+	if next > g.next {
+		g.next, g.lines, g.size = next, nil, 0
+	}
+}
+
+// earliest is the first of what is ahead of a log.
+func (g *gathered) earliest() Delivery {
+	return g.ahead[slices.Min(slices.Collect(maps.Keys(g.ahead)))]
 }
 
 // flushDue gives the sink what is large, old or at its end.
@@ -267,7 +307,7 @@ func (p *partition) flushDue(ctx context.Context) error {
 	now := p.config.Now()
 	for log, g := range p.logs {
 		if len(g.ahead) > 0 && now.Sub(g.checked) >= recheck {
-			if err := p.check(ctx, g); err != nil {
+			if err := p.check(ctx, g, g.earliest()); err != nil {
 				return err
 			}
 			p.catchUp(g)
@@ -308,7 +348,7 @@ func (p *partition) flush(ctx context.Context, g *gathered) error {
 	began := p.config.Now()
 	err := p.patiently(ctx, g.log, func() error {
 		if g.ended {
-			return p.config.Sink.Finish(ctx, g.log, g.lines)
+			return p.config.Sink.Finish(ctx, g.log, g.lines, g.next)
 		}
 		return p.config.Sink.Put(ctx, g.log, g.lines)
 	})

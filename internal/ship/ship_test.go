@@ -27,6 +27,8 @@ type sink struct {
 	finished bool
 	broken   error
 	reached  int
+	// forgetful: it cannot tell how far a log is.
+	forgetful bool
 }
 
 func newSink() *sink { return &sink{kept: make(map[uint64]int), next: 1} }
@@ -35,6 +37,9 @@ func (s *sink) Reached(context.Context, logevent.Log) (uint64, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reached++
+	if s.forgetful {
+		return 0, false, s.broken
+	}
 	return s.next, s.finished, s.broken
 }
 
@@ -42,7 +47,10 @@ func (s *sink) Put(_ context.Context, _ logevent.Log, lines []logevent.Line) err
 	return s.keep("put", lines, false)
 }
 
-func (s *sink) Finish(_ context.Context, _ logevent.Log, lines []logevent.Line) error {
+func (s *sink) Finish(_ context.Context, _ logevent.Log, lines []logevent.Line, next uint64) error {
+	if n := len(lines); n > 0 && lines[n-1].Seq+1 != next {
+		return fmt.Errorf("the end is said to be %d after line %d", next, lines[n-1].Seq)
+	}
 	return s.keep("finish", lines, true)
 }
 
@@ -76,6 +84,8 @@ type source struct {
 	mu         sync.Mutex
 	kept       []uint64
 	purged     uint64
+	// floor is the version up to which all was confirmed.
+	floor uint64
 }
 
 func newSource() *source { return &source{deliveries: make(chan ship.Delivery, 100)} }
@@ -89,6 +99,12 @@ func (s *source) Next(ctx context.Context) (ship.Delivery, error) {
 	}
 }
 
+func (s *source) Confirmed(_ context.Context, version uint64) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return version <= s.floor, nil
+}
+
 func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,12 +112,16 @@ func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error 
 	return nil
 }
 
-func (s *source) give(first uint64, n int, end, again bool) {
+// give delivers n lines from first on, whose version is first too; before them
+// lay a batch with the version before.
+func (s *source) give(first uint64, n int, end, again bool) { s.giveAfter(0, first, n, end, again) }
+
+func (s *source) giveAfter(before, first uint64, n int, end, again bool) {
 	batch := logevent.Batch{First: first, End: end}
 	for i := range n {
 		batch.Lines = append(batch.Lines, logevent.Line{Seq: first + uint64(i), Time: time.Now(), Text: []byte("0123456789")})
 	}
-	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Again: again, Size: 10 * n, Kept: func() {
+	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Before: before, Again: again, Size: 10 * n, Kept: func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.kept = append(s.kept, first)
@@ -220,6 +240,64 @@ func TestWhoTakesOverKeepsEachLineOnce(t *testing.T) {
 		synctest.Wait()
 		if kept := from.confirmed(); len(kept) != 5 || len(to.kept) != 12 {
 			t.Errorf("confirmed %v, kept %d lines", kept, len(to.kept))
+		}
+	})
+}
+
+// The sink cannot tell what it has. Lines 1 to 10 were confirmed, 11 to 20 were
+// not, and come again after newer ones.
+func TestOfASinkThatCannotTellTheSourceKnowsWhatWasConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		to.forgetful, from.floor = true, 1
+		defer running(t, to, from)()
+		from.giveAfter(11, 21, 5, false, false)
+		<-time.After(15 * time.Second)
+		if len(to.puts) != 0 {
+			t.Errorf("%v before the lines that precede them", to.puts)
+		}
+		from.giveAfter(1, 11, 10, false, true)
+		from.giveAfter(21, 26, 0, true, false)
+		<-time.After(11 * time.Second)
+		if !slices.Equal(to.puts, []string{"finish 11-25"}) || len(from.confirmed()) != 3 {
+			t.Errorf("%v, confirmed %v", to.puts, from.confirmed())
+		}
+	})
+}
+
+// It is confirmed while we wait: by a shipper that was taken for dead.
+func TestOfASinkThatCannotTellAShipperDoesNotWaitForWhatIsConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		to.forgetful = true
+		defer running(t, to, from)()
+		from.giveAfter(11, 21, 5, false, false)
+		<-time.After(5 * time.Second)
+		from.mu.Lock()
+		from.floor = 11
+		from.mu.Unlock()
+		<-time.After(15 * time.Second)
+		if !slices.Equal(to.puts, []string{"put 21-25"}) {
+			t.Errorf("%v", to.puts)
+		}
+	})
+}
+
+// A shipper that was taken for dead writes lines 1 to 10 while we hold 1 to 5 of
+// them: what we write must not look as if it had 6 to 10.
+func TestLinesThatAnotherShipperKeptMeanwhileLeaveNoHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.give(1, 5, false, true)
+		synctest.Wait()
+		if err := to.keep("put", []logevent.Line{{Seq: 1}, {Seq: 10}}, false); err != nil {
+			t.Fatal(err)
+		}
+		from.give(11, 5, false, false)
+		<-time.After(20 * time.Second)
+		if !slices.Equal(to.puts, []string{"put 1-10", "put 11-15"}) || !slices.Equal(from.confirmed(), []uint64{1, 11}) {
+			t.Errorf("%v, confirmed %v", to.puts, from.confirmed())
 		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 type Sink interface {
 	Reached(ctx context.Context, log logevent.Log) (next uint64, ended bool, err error)
 	Put(ctx context.Context, log logevent.Log, lines []logevent.Line) error
-	Finish(ctx context.Context, log logevent.Log, lines []logevent.Line) error
+	Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, next uint64) error
 }
 
 // Lines makes lines of all kinds, from a sequence on.
@@ -56,9 +56,9 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 			t.Fatal(err)
 		}
 	}
-	finish := func(t *testing.T, log logevent.Log, lines []logevent.Line) {
+	finish := func(t *testing.T, log logevent.Log, lines []logevent.Line, next uint64) {
 		t.Helper()
-		if err := sink.Finish(t.Context(), log, lines); err != nil {
+		if err := sink.Finish(t.Context(), log, lines, next); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,13 +72,13 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 	}
 	t.Run("a log of one piece", func(t *testing.T) {
 		l := log("one")
-		finish(t, l, Lines(1, 100))
-		finish(t, l, Lines(1, 100))
+		finish(t, l, Lines(1, 100), 101)
+		finish(t, l, Lines(1, 100), 101)
 		check(t, l, 100)
 	})
 	t.Run("a log without lines", func(t *testing.T) {
 		l := log("none")
-		finish(t, l, nil)
+		finish(t, l, nil, 1)
 		check(t, l, 0)
 	})
 	t.Run("a log of several pieces, each given twice", func(t *testing.T) {
@@ -90,10 +90,10 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 		if next, ended, err := sink.Reached(t.Context(), l); err != nil || remembers && (next != 101 || ended) {
 			t.Errorf("it has reached %d, ended %v, %v", next, ended, err)
 		}
-		finish(t, l, Lines(101, 20))
+		finish(t, l, Lines(101, 20), 121)
 		check(t, l, 120)
 		if remembers {
-			finish(t, l, nil) // a shipper died before it could say so
+			finish(t, l, nil, 121) // a shipper died before it could say so
 			check(t, l, 120)
 		}
 	})
@@ -102,7 +102,7 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 		put(t, l, Lines(1, 50))
 		put(t, l, Lines(1, 30))
 		put(t, l, Lines(31, 40))
-		finish(t, l, Lines(71, 5))
+		finish(t, l, Lines(71, 5), 76)
 		check(t, l, 75)
 	})
 	t.Run("a large log", func(t *testing.T) {
@@ -110,7 +110,7 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 		for first := uint64(1); first <= 20_000; first += 5000 {
 			put(t, l, Lines(first, 5000))
 		}
-		finish(t, l, nil)
+		finish(t, l, nil, 20_001)
 		check(t, l, 20_000)
 	})
 }

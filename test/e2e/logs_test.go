@@ -6,10 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,11 +86,11 @@ func sequence(n int) func(func(string)) {
 }
 
 // Dispatchers and shippers are killed at random, the NATS server is killed, and
-// the S3 server is away for a while; and every line is in the archive once, in
+// the S3 server answers 503, hangs, and is away for a while; and every line is in the archive once, in
 // order, byte for byte. It is counted by a program that knows the layout from
 // its documentation only.
 func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
-	w, s3 := newLogWorld(t)
+	w, s3, proxy := newLogWorld(t)
 	replicas := w.serve(2)
 	shippers := []*rig.Dispatcher{w.ship(), w.ship()}
 	all := talkers()
@@ -110,12 +111,17 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 				return
 			}
 			kills++
-			switch victim := rand.IntN(2); {
+			switch victim := mathrand.IntN(2); {
 			case kills == 4:
 				w.nats.Kill()
 				must(t, w.nats.Start(t.Context()))
+			case kills == 5:
+				proxy.SlowDown()
 			case kills == 6:
+				proxy.Hang()
 				s3.Kill()
+			case kills == 8:
+				proxy.Oblige() // to a server that is away
 			case kills == 10:
 				must(t, s3.Start(t.Context()))
 			case kills%2 == 0:
@@ -156,8 +162,9 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 	t.Logf("%d lines of %d runs, over %d kills", lines, len(all), kills)
 }
 
-// newLogWorld is a world whose logs are kept on an S3 server.
-func newLogWorld(t *testing.T) (*world, *rig.S3) {
+// newLogWorld is a world whose logs are kept on an S3 server, which is reached
+// through a proxy.
+func newLogWorld(t *testing.T) (*world, *rig.S3, *rig.S3Proxy) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -165,10 +172,13 @@ func newLogWorld(t *testing.T) (*world, *rig.S3) {
 	s3, err := rig.StartS3(ctx, dir, "logs")
 	must(t, err)
 	t.Cleanup(func() { s3.Kill() })
+	proxy, err := rig.NewS3Proxy(s3.URL())
+	must(t, err)
+	t.Cleanup(func() { must(t, proxy.Close()) })
 	return newWorld(t, limitedTo("20").With(s3.Credentials()).With(rig.Settings{
-		"ROPEWALK_ACK_WAIT": ackWait.String(), "ROPEWALK_LOG_ARCHIVE": "s3://logs/runs", "ROPEWALK_S3_ENDPOINT": s3.URL(),
+		"ROPEWALK_ACK_WAIT": ackWait.String(), "ROPEWALK_LOG_ARCHIVE": "s3://logs/runs", "ROPEWALK_S3_ENDPOINT": proxy.URL(),
 		"ROPEWALK_S3_PATH_STYLE": "true", "ROPEWALK_SHIP_AGE": "2s", "ROPEWALK_SHIP_BYTES": "1000000",
-	})), s3
+	})), s3, proxy
 }
 
 // ship starts a logshipper.
@@ -276,35 +286,39 @@ func (w *world) verify(args ...string) answer {
 	return answer{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// What a container wrote that is killed for its memory is kept to the end. When
-// somebody deletes a pod while it writes, the node may remove its log before it
-// could be read: then the log must say so, and must not be wrong besides.
-func TestPodsThatAreStoppedKeepTheirLinesOrSayThatSomeAreMissing(t *testing.T) {
-	w, s3 := newLogWorld(t)
+// What a container wrote that is killed for its memory, deleted or evicted is kept
+// to the end. Of the latter two the node removes the log before its end could be
+// confirmed, and a gap may say so. The container runtime may lose what is
+// written right before the end, so that they wait a moment.
+func TestPodsThatAreStoppedKeepTheirLines(t *testing.T) {
+	w, s3, _ := newLogWorld(t)
 	w.serve(1)
 	w.ship()
-	w.publish("default", "deleted", script(`trap 'seq 1 20000; echo bye; exit 1' TERM; echo begun; while true; do sleep 0.1; done`))
+	for _, id := range []string{"deleted", "evicted"} {
+		w.publish("default", id, script(`trap 'seq 1 20000; echo bye; sleep 2; exit 1' TERM; echo begun; while true; do sleep 0.1; done`))
+	}
 	w.publish("default", "oom", script(`seq 1 20000; x=xxxxxxxx; while true; do x=$x$x; done`).with("pod", map[string]any{
 		"resources": map[string]any{"limits": map[string]string{"memory": "32Mi"}},
 	}))
-	must(t, w.records.Await(w.within(time.Minute), func(records map[string]rig.Record) bool {
-		return records["deleted"].State == "running"
-	}))
-	must(t, rig.Poll(w.within(time.Minute), 100*time.Millisecond, func() error {
-		shown := w.logs("deleted")
-		if !strings.Contains(shown.stdout, "begun") {
-			return fmt.Errorf("the log is %q", shown.stdout)
-		}
-		return nil
-	}))
+	for _, id := range []string{"deleted", "evicted"} {
+		must(t, rig.Poll(w.within(time.Minute), 100*time.Millisecond, func() error {
+			if shown := w.logs(id); !strings.Contains(shown.stdout, "begun") {
+				return fmt.Errorf("the log of %s is %q", id, shown.stdout)
+			}
+			return nil
+		}))
+	}
 	must(t, parts.cluster.Client.CoreV1().Pods(w.namespace).DeleteCollection(w.within(time.Minute), metav1.DeleteOptions{}, metav1.ListOptions{
 		LabelSelector: "ropewalk.dev/run-id=deleted",
 	}))
+	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(time.Minute), metav1.ListOptions{LabelSelector: "ropewalk.dev/run-id=evicted"})
+	must(t, err)
+	must(t, parts.cluster.Evict(w.within(time.Minute), w.namespace, pods.Items[0].Name))
 	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
-	// The run that lost its pod may go on with another attempt, so that its end
-	// is not waited for.
+	// A run that lost its pod may go on with another attempt, so that its end is
+	// not waited for.
 	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
-		for _, id := range []string{"deleted", "oom"} {
+		for _, id := range []string{"deleted", "evicted", "oom"} {
 			if whole, err := filepath.Glob(filepath.Join(root, id, "1", "*", "run.ndjson.zst")); err != nil || len(whole) == 0 {
 				return fmt.Errorf("the log of run %s is not there to its end", id)
 			}
@@ -312,34 +326,62 @@ func TestPodsThatAreStoppedKeepTheirLinesOrSayThatSomeAreMissing(t *testing.T) {
 		return nil
 	}))
 	checkArchived(t, root, "oom", talker{expect: sequence(20_000)})
-	checkBeginning(t, root, "deleted", talker{expect: func(give func(string)) {
-		give("begun\n")
-		sequence(20_000)(give)
-		give("bye\n")
-	}})
+	for _, id := range []string{"deleted", "evicted"} {
+		text, _, gaps := readArchived(t, root, id)
+		var want strings.Builder
+		want.WriteString("begun\n")
+		sequence(20_000)(func(line string) { want.WriteString(line) })
+		want.WriteString("bye\n")
+		if text != want.String() {
+			t.Errorf("run %s: %d bytes are archived and %d were written; there are %d gaps", id, len(text), want.Len(), gaps)
+		}
+	}
 }
 
-// checkBeginning demands that the log of a run is all of what its pod wrote, or
-// the beginning of it and a gap.
-func checkBeginning(t *testing.T, root, id string, talk talker) {
-	t.Helper()
-	got, _, gaps := readArchived(t, root, id)
-	var want strings.Builder
-	talk.expect(func(line string) { want.WriteString(line) })
-	if gaps == 0 && got != want.String() {
-		t.Errorf("run %s: %d bytes are archived and %d were written, and no gap says so", id, len(got), want.Len())
+// Builds are followed and archived like runs; one build, that two runs wait for,
+// is one log, which either shows. Of one that failed, the log says why.
+func TestBuildsKeepTheirLogs(t *testing.T) {
+	dir := t.TempDir()
+	archive := filepath.Join(dir, "logs")
+	w := newImageWorld(t, rig.Settings{"ROPEWALK_LOG_ARCHIVE": "file://" + archive, "ROPEWALK_SHIP_AGE": "200ms"})
+	w.serve(1)
+	w.ship()
+	mark := rand.Text()
+	dockerfile := base() + "RUN seq 1 300 | sed 's/^/" + mark + "-/'\n"
+	w.publish("default", "one", built(dockerfile, "true"))
+	w.publish("default", "two", built(dockerfile, "true"))
+	w.publish("default", "wrong", built(base()+"RUN echo "+mark+"-wrong; exit 7\n", "true"))
+	w.succeeds("one", 5*time.Minute)
+	w.succeeds("two", time.Minute)
+	if record := w.over("wrong", 2*time.Minute); record.Reason != "ImageBuildFailed" {
+		t.Errorf("the run is %s: %s", record.State, record.Reason)
 	}
-	if !strings.HasPrefix(want.String(), got) || !strings.HasPrefix(got, "begun\n") {
-		t.Errorf("run %s: what is archived is not the beginning of what was written", id)
+	for id, want := range map[string]string{"one": mark + "-300", "two": mark + "-300", "wrong": mark + "-wrong"} {
+		must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+			shown := w.logs(id, "--build")
+			if shown.code != 0 || !strings.Contains(shown.stdout, want) {
+				return fmt.Errorf("the log of the build of %s: code %d, %q %s", id, shown.code, shown.stdout, shown.stderr)
+			}
+			return nil
+		}))
 	}
-	t.Logf("of a pod that was deleted %d bytes of %d are archived, with %d gaps", len(got), want.Len(), gaps)
+	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+		whole, err := filepath.Glob(filepath.Join(archive, "v1", "_build-*", "1", "*", "run.ndjson.zst"))
+		if err == nil && len(whole) != 2 {
+			err = fmt.Errorf("the archive has %v", whole)
+		}
+		return err
+	}))
+	if verify := w.verify("--since", "1h"); verify.code != 0 {
+		t.Errorf("verify: %d\n%s%s", verify.code, verify.stdout, verify.stderr)
+	}
 }
 
 // logs shows a run's logs as a user would.
-func (w *world) logs(id string) answer {
+func (w *world) logs(id string, flags ...string) answer {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, "logs", id)
+	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, append([]string{"logs", id}, flags...)...)
 	for name, value := range w.settings {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}

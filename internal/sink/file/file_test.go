@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/ropewalk/ropewalk/internal/archive"
 	"github.com/ropewalk/ropewalk/internal/logevent"
@@ -34,7 +35,7 @@ func TestConformance(t *testing.T) {
 		}
 		return sinktest.Decode(t, object)
 	})
-	stored, err := kept.Logs(t.Context(), "")
+	stored, err := kept.Logs(t.Context(), "", time.Time{})
 	if err != nil || len(stored) != 5 {
 		t.Fatalf("%d logs, %v", len(stored), err)
 	}
@@ -67,7 +68,7 @@ func TestACheckSaysWhatIsMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		stored, err := kept.Logs(t.Context(), name)
+		stored, err := kept.Logs(t.Context(), name, time.Time{})
 		if err != nil || len(stored) != 1 {
 			t.Fatalf("%+v, %v", stored, err)
 		}

@@ -39,9 +39,15 @@ type Settings struct {
 	KMSKey     string
 	// Tags are set on every object.
 	Tags map[string]string
+	// Patience is how long a server may take for one try of a request, or
+	// between two pieces of an object that is read; 0 is [DefaultPatience].
+	Patience time.Duration
 	// Count, if set, is told of every request that was answered.
 	Count func(operation string)
 }
+
+// DefaultPatience is enough for a part of a large object over a slow line.
+const DefaultPatience = time.Minute
 
 // Bucket keeps objects. It is safe for concurrent use.
 type Bucket struct {
@@ -54,6 +60,9 @@ type Bucket struct {
 // New returns a store on a bucket. It reaches nothing yet but, where the
 // credentials' chain asks for it, the machine's metadata.
 func New(ctx context.Context, settings Settings) (*Bucket, error) {
+	if settings.Patience == 0 {
+		settings.Patience = DefaultPatience
+	}
 	options := []func(*config.LoadOptions) error{}
 	if settings.Region != "" {
 		options = append(options, config.WithRegion(settings.Region))
@@ -73,6 +82,7 @@ func New(ctx context.Context, settings Settings) (*Bucket, error) {
 		// Not every server that speaks S3 knows the newer checksums.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+		o.APIOptions = append(o.APIOptions, impatient(settings.Patience))
 		if settings.Count != nil {
 			o.APIOptions = append(o.APIOptions, counting(settings.Count))
 		}
@@ -129,11 +139,18 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.Reader, size int64
 
 // Get reads an object.
 func (b *Bucket) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	ctx, hangUp := context.WithCancelCause(ctx)
+	watchdog := time.AfterFunc(b.settings.Patience, func() { hangUp(errHanging) })
 	output, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(b.settings.Bucket), Key: aws.String(b.settings.Prefix + key)})
 	if err != nil {
+		watchdog.Stop()
+		defer hangUp(nil)
+		if errors.Is(context.Cause(ctx), errHanging) {
+			return nil, errHanging
+		}
 		return nil, missing(err)
 	}
-	return output.Body, nil
+	return &watched{ctx, output.Body, watchdog, b.settings.Patience, hangUp}, nil
 }
 
 // missing tells an object that is not there from other troubles. A bucket that

@@ -23,14 +23,7 @@ func TestConformance(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	server, err := rig.StartS3(ctx, dir, "logs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Kill)
-	for name, value := range server.Credentials() {
-		t.Setenv(name, value)
-	}
+	server := start(ctx, t, dir)
 	bucket, err := s3.New(ctx, s3.Settings{Bucket: "logs", Prefix: "a/prefix/", Endpoint: server.URL(), PathStyle: true, Tags: map[string]string{"team": "ml"}})
 	if err != nil {
 		t.Fatal(err)
@@ -54,4 +47,79 @@ func TestConformance(t *testing.T) {
 		defer func() { _ = object.Close() }()
 		return sinktest.Decode(t, object)
 	})
+}
+
+func start(ctx context.Context, t *testing.T, dir string) *rig.S3 {
+	t.Helper()
+	server, err := rig.StartS3(ctx, dir, "logs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Kill)
+	for name, value := range server.Credentials() {
+		t.Setenv(name, value)
+	}
+	return server
+}
+
+// A server that answers 503, hangs, or is away is an error within bounds, and
+// what it did not take is taken afterwards.
+func TestAServerInTroubleIsAnErrorAndNoLoss(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	server := start(ctx, t, t.TempDir())
+	proxy, err := rig.NewS3Proxy(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := proxy.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	bucket, err := s3.New(ctx, s3.Settings{Bucket: "logs", Endpoint: proxy.URL(), PathStyle: true, Patience: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := archive.New(bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := logevent.Log{Queue: "default", Run: "r", Attempt: 1, Pod: "p", Container: "run"}
+	if err := kept.Put(ctx, log, sinktest.Lines(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	for name, trouble := range map[string]func(){
+		"SlowDown": proxy.SlowDown, "hanging": proxy.Hang, "away": server.Kill,
+	} {
+		trouble()
+		began := time.Now()
+		if err := kept.Put(ctx, log, sinktest.Lines(11, 10)); err == nil {
+			t.Errorf("%s: a write was confirmed", name)
+		}
+		if _, _, err := kept.Reached(ctx, log); err == nil {
+			t.Errorf("%s: it is said what is there", name)
+		}
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("%s: errors took %s", name, took)
+		}
+		proxy.Oblige()
+		if name == "away" {
+			if err := server.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := kept.Finish(ctx, log, sinktest.Lines(11, 10), 21); err != nil {
+		t.Fatal(err)
+	}
+	var lines []logevent.Line
+	_, ended, err := kept.Read(ctx, log, 1, func(line logevent.Line) bool {
+		lines = append(lines, line)
+		return true
+	})
+	if err != nil || !ended {
+		t.Errorf("ended %v, %v", ended, err)
+	}
+	sinktest.Compare(t, lines, sinktest.Lines(1, 20))
 }

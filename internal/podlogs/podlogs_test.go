@@ -1,0 +1,248 @@
+package podlogs_test
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logfollow"
+	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// stream keeps the batches of one log.
+type stream struct {
+	mu      sync.Mutex
+	batches []logevent.Batch
+}
+
+func (s *stream) Place(context.Context, logevent.Log) (logevent.Place, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.batches) == 0 {
+		return logevent.Place{Next: 1}, nil
+	}
+	last := s.batches[len(s.batches)-1]
+	return logevent.Place{Version: uint64(len(s.batches)), Next: last.Next(), Reached: last.Reached, Ended: last.End}, nil
+}
+
+func (s *stream) Publish(_ context.Context, _ logevent.Log, data []byte, version uint64, _ bool) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	batch, err := logevent.Decode(data)
+	if err != nil {
+		return 0, err
+	}
+	if version != uint64(len(s.batches)) {
+		return 0, logevent.ErrOvertaken
+	}
+	s.batches = append(s.batches, batch)
+	return version + 1, nil
+}
+
+// text is what the stream has, with gaps as "<gap>".
+func (s *stream) text() (text string, ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all strings.Builder
+	for _, batch := range s.batches {
+		for _, line := range batch.Lines {
+			if line.Flags&logevent.Gap != 0 {
+				all.WriteString("<gap>\n")
+				continue
+			}
+			all.Write(append(line.Text, '\n'))
+		}
+		ended = ended || batch.End
+	}
+	return all.String(), ended
+}
+
+type uncounted struct{}
+
+func (uncounted) Followed(int, int) {}
+func (uncounted) Lost(string)       {}
+func (uncounted) Waiting(int)       {}
+
+const namespace = "runs"
+
+// scene is an API with one pod, which is followed.
+type scene struct {
+	api    *rig.LogAPI
+	log    *rig.ContainerLog
+	stream *stream
+	job    run.Job
+	// follow begins to follow; it returns what ends that.
+	follow func() (stop func())
+}
+
+func newScene(t *testing.T, silence time.Duration) *scene {
+	t.Helper()
+	s := &scene{api: rig.NewLogAPI(), stream: &stream{}, job: run.Job{Namespace: namespace, Name: "job", UID: "job"}}
+	server := httptest.NewServer(s.api)
+	t.Cleanup(server.Close)
+	s.api.Set(rig.LogPod(namespace, "r", "job", false))
+	s.log = s.api.Log("job-pod", "run")
+	follower, err := logfollow.New(logfollow.Config{Stream: s.stream, Counter: uncounted{}, Log: zerolog.Nop(), Silence: silence})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.follow = func() (stop func()) {
+		transport := rest.Config{Host: server.URL, QPS: -1}
+		client, err := kubernetes.NewForConfig(&transport)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods, err := podlogs.New(podlogs.Config{Client: client, Namespace: namespace, Selector: "a=b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { _ = pods.Run(ctx) })
+		all.Go(func() {
+			_ = pods.Logs(ctx, s.job, make(chan struct{}), func(c *podlogs.Container) {
+				all.Go(func() { _ = follower.Follow(ctx, c.Log(), c) })
+			})
+		})
+		return func() {
+			cancel()
+			all.Wait()
+		}
+	}
+	return s
+}
+
+// end ends the container, and then its pod.
+func (s *scene) end() {
+	s.log.End()
+	s.api.Set(rig.LogPod(namespace, "r", "job", true))
+}
+
+// await waits until the stream has a text, and its end if it shall have one.
+func (s *scene) await(t *testing.T, want string, end bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		got, ended := s.stream.text()
+		if got == want && ended == end {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the stream has %.300q, ended %v; want %.300q", got, ended, want)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+func TestLinesOfOneTimeSurviveAdoptionAtEveryLine(t *testing.T) {
+	s := newScene(t, time.Minute)
+	at := time.Now().Truncate(time.Second)
+	var want strings.Builder
+	for i := range 30 {
+		line := fmt.Sprintf("line %d\n", i)
+		if i%3 == 0 {
+			line = "the same\n"
+		}
+		s.log.Write(at.Add(time.Duration(i/10)*time.Nanosecond), line)
+		want.WriteString(line)
+		if i%4 == 0 {
+			stop := s.follow()
+			s.await(t, want.String(), false)
+			stop()
+		}
+	}
+	defer s.follow()()
+	s.await(t, want.String(), false)
+	s.end()
+	s.await(t, want.String(), true)
+}
+
+func TestAReadingThatHasGoneSilentIsReplaced(t *testing.T) {
+	s := newScene(t, 300*time.Millisecond)
+	defer s.follow()()
+	s.log.Write(time.Now(), "one\n")
+	s.await(t, "one\n", false)
+	opened := s.api.Opened()
+	s.log.Silence()
+	s.log.Write(time.Now(), "two\n")
+	s.await(t, "one\ntwo\n", false)
+	if s.api.Opened() <= opened {
+		t.Error("the log was not opened again")
+	}
+	s.end()
+	s.await(t, "one\ntwo\n", true)
+}
+
+func TestRotationBehindOurBackIsAGap(t *testing.T) {
+	s := newScene(t, time.Minute)
+	at := time.Now().Add(-time.Minute)
+	s.log.Write(at, "one\n")
+	stop := s.follow()
+	s.await(t, "one\n", false)
+	stop()
+	s.log.Write(at.Add(time.Second), "lost\n")
+	s.log.Rotate()
+	s.log.Write(at.Add(10*time.Second), "two\n")
+	defer s.follow()()
+	s.await(t, "one\n<gap>\ntwo\n", false)
+	s.end()
+	s.await(t, "one\n<gap>\ntwo\n", true)
+}
+
+func TestAPodThatIsRemovedBeforeItsEndWasSeenIsAGap(t *testing.T) {
+	s := newScene(t, time.Minute)
+	defer s.follow()()
+	s.log.Write(time.Now(), "one\n")
+	s.await(t, "one\n", false)
+	s.api.Remove("job-pod")
+	s.await(t, "one\n<gap>\n", true)
+}
+
+func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
+	s := newScene(t, time.Minute)
+	hash := strings.Repeat("0123456789", 7)[:63]
+	pod := rig.LogPod(namespace, "", "build", false)
+	pod.Labels = map[string]string{"ropewalk.dev/build": hash}
+	s.api.Set(pod)
+	server := httptest.NewServer(s.api)
+	defer server.Close()
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := podlogs.New(podlogs.Config{Client: client, Namespace: namespace, Selector: "a=b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	all.Go(func() { _ = pods.Run(ctx) })
+	found := make(chan logevent.Log, 1)
+	all.Go(func() {
+		_ = pods.Logs(ctx, run.Job{Namespace: namespace, Name: "build", UID: "build"}, make(chan struct{}), func(c *podlogs.Container) { found <- c.Log() })
+	})
+	want := logevent.Log{Queue: "builds", Run: "_build-" + hash[:40], Attempt: 1, Pod: "build-pod", Container: "run"}
+	select {
+	case got := <-found:
+		if got != want {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the builder's container was not found")
+	}
+}

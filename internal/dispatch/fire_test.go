@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ type scheduling struct {
 	*world
 	schedules  *queue.Schedules
 	dispatcher *dispatch.Dispatcher
-	now        time.Time
+	late       atomic.Int64 // how long after noon it is
 }
 
 func newScheduling(t *testing.T, change func(*run.Schedule)) *scheduling {
@@ -36,9 +37,9 @@ func newScheduling(t *testing.T, change func(*run.Schedule)) *scheduling {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scheduling{world: w, schedules: schedules, now: noon}
+	s := &scheduling{world: w, schedules: schedules}
 	w.config = func(config *dispatch.Config) {
-		config.Now = func() time.Time { return s.now }
+		config.Now = func() time.Time { return noon.Add(time.Duration(s.late.Load())) }
 		config.Schedules = struct {
 			*queue.Schedules
 			*queue.Cancellations
@@ -132,7 +133,7 @@ func TestTheRunBeforeDecidesWhatBecomesOfATime(t *testing.T) {
 					decided(t, decision, run.Done)
 				}
 			}
-			s.now = noon.Add(hour)
+			s.late.Store(int64(hour))
 			after := s.fire(noon.Add(hour))
 			if after.Last.Outcome != test.want || !after.Last.At.Equal(noon.Add(hour)) {
 				t.Errorf("the second time came to %+v; want %s", after.Last, test.want)
@@ -163,11 +164,11 @@ func (s *scheduling) cancelled(id string) bool {
 
 func TestATimeThatIsTooLateIsPassedOver(t *testing.T) {
 	s := newScheduling(t, func(schedule *run.Schedule) { schedule.Within = run.Duration(10 * time.Minute) })
-	s.now = noon.Add(11 * time.Minute)
+	s.late.Store(int64(11 * time.Minute))
 	if late := s.fire(noon); late.Last.Outcome != run.FiringMissed || !strings.Contains(late.Last.Message, "11m0s late") || late.Run != "" || s.waiting() != 0 {
 		t.Errorf("11 minutes late, the schedule is %+v", late.Last)
 	}
-	s.now = noon.Add(hour + 9*time.Minute)
+	s.late.Store(int64(hour + 9*time.Minute))
 	if late := s.fire(noon.Add(hour)); late.Last.Outcome != run.FiringStarted || late.Passed != 1 {
 		t.Errorf("9 minutes late, the schedule is %+v", late)
 	}

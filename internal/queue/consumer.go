@@ -322,11 +322,11 @@ func (s *served) run(ctx, work context.Context, definition Definition) {
 		}
 		s.log.Info().Int("concurrency", definition.Concurrency).Bool("paused", definition.Paused).Bool("draining", definition.Draining).Msg("serving queue")
 		round, next := context.WithCancel(ctx)
+		p := &pull{served: s, definition: definition, consumer: consumer, workers: workers, handlers: &handlers}
 		var pulling sync.WaitGroup
 		pulling.Go(func() {
 			defer next()
-			p := &pull{served: s, definition: definition, consumer: consumer, workers: workers, handlers: &handlers}
-			if definition.Paused {
+			if p.definition.Paused {
 				p.adopt(round, work)
 			} else {
 				p.run(round, work)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/ropewalk/ropewalk/client"
@@ -21,7 +19,6 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/logship"
-	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/natsconn"
 )
 
@@ -43,8 +40,9 @@ func newLogsCommand(a *app) *cobra.Command {
 on with what comes, until the run is over and all of its lines were shown.
 
 The archive is where ROPEWALK_LOG_ARCHIVE says, and beside "dispatcher dev" the
-folder logs under ROPEWALK_DATA_DIR. A run that is over is read from there
-without NATS or a cluster. Where a run has several containers or attempts, each
+folder logs under ROPEWALK_DATA_DIR; a run that is over is read from there
+without NATS or a cluster. Where neither is known, those who ship logs are asked
+over NATS. Where a run has several containers or attempts, each
 line begins with whose it is.`,
 		Args: arguments("ID"),
 	}
@@ -76,9 +74,12 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil {
 		return err
 	}
-	query := logread.Query{Run: id, Follow: options.follow, Wanted: options.wants}
+	wanted := client.LogOptions{Follow: options.follow, Attempt: options.attempt, Container: options.container}
 	if options.since > 0 {
-		query.Since = time.Now().Add(-options.since)
+		wanted.Since = time.Now().Add(-options.since)
+	}
+	if kept != nil {
+		wanted.Archive = logship.Archived{Kept: kept}
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -88,41 +89,15 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 			return err
 		}
 		_, _ = fmt.Fprintf(a.stderr, "dispatcher: %s; showing what is archived\n", printable(err.Error()))
-		return a.writeLogs(ctx, logread.New(archived{kept}, nil), query, options)
+		query := logread.Query{Run: id, Wanted: options.wants, Since: wanted.Since}
+		return a.writeLogs(options, func(take func(logread.Line) error) error {
+			return logread.New(wanted.Archive, nil).Read(ctx, query, take)
+		})
 	}
 	defer conn.Close()
-	c := client.New(js)
-	record, err := c.Get(ctx, id)
-	if err != nil && (!errors.Is(err, client.ErrNotFound) || kept == nil) {
-		return explainMissing(err, id)
-	}
-	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return logsOver(ctx, c, id, known) }
-	reader, readErr := newLogReader(ctx, kept, js)
-	if readErr != nil {
-		return readErr
-	}
-	if record.ID == "" { // its record has been forgotten, its logs are kept longer
-		query.Follow = false
-		stored, listErr := kept.Logs(ctx, id)
-		if listErr != nil || len(stored) == 0 {
-			return errors.Join(explainMissing(err, id), listErr)
-		}
-	}
-	return a.writeLogs(ctx, reader, query, options)
-}
-
-func newLogReader(ctx context.Context, kept *archive.Archive, js jetstream.JetStream) (*logread.Reader, error) {
-	stream, err := logstream.Open(ctx, js)
-	if errors.Is(err, logstream.ErrNotSetUp) {
-		return nil, errors.New("no dispatcher on this NATS server follows logs; set ROPEWALK_LOG_ARCHIVE for it, and start a logshipper")
-	}
-	if err != nil {
-		return nil, err
-	}
-	if kept == nil {
-		return logread.New(nil, streamed{stream}), nil
-	}
-	return logread.New(archived{kept}, streamed{stream}), nil
+	return explainMissing(a.writeLogs(options, func(take func(logread.Line) error) error {
+		return client.New(js).Logs(ctx, id, wanted, take)
+	}), id)
 }
 
 // openArchive opens the archive of the settings, or that of a dispatcher dev
@@ -142,30 +117,12 @@ func openArchive(ctx context.Context, settings *config.Config) (*archive.Archive
 	return logship.Open(ctx, settings, nil)
 }
 
-// lateLogs is how long after a run's end its followers may take to find a
-// container that has ended before they came to it.
-const lateLogs = 5 * time.Second
-
-// logsOver tells whether a run is over and has no other logs than those that
-// are known.
-func logsOver(ctx context.Context, c *client.Client, id string, known []logevent.Log) (bool, error) {
-	record, err := c.Get(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	if !record.State.Final() {
-		return false, nil
-	}
-	found := slices.ContainsFunc(known, func(log logevent.Log) bool { return log.Attempt == record.Attempt && log.Container == "run" })
-	return found || record.Job == nil || record.FinishedAt == nil || time.Since(*record.FinishedAt) > lateLogs, nil
-}
-
 func (o logsOptions) wants(log logevent.Log) bool {
 	return (o.attempt == 0 || log.Attempt == o.attempt) && (o.container == "" || log.Container == o.container)
 }
 
-// writeLogs writes lines as they come, or the last of them.
-func (a *app) writeLogs(ctx context.Context, reader *logread.Reader, query logread.Query, options logsOptions) error {
+// writeLogs writes lines as they are read, or the last of them.
+func (a *app) writeLogs(options logsOptions, read func(take func(logread.Line) error) error) error {
 	writer := &logWriter{out: newScreen(a.stdout), options: options}
 	take := writer.write
 	var last []logread.Line
@@ -180,7 +137,7 @@ func (a *app) writeLogs(ctx context.Context, reader *logread.Reader, query logre
 			return nil
 		}
 	}
-	err := reader.Read(ctx, query, take)
+	err := read(take)
 	if len(last) > options.tail {
 		last = last[len(last)-max(options.tail, 0):]
 	}
@@ -292,27 +249,4 @@ func colour(text []byte) int {
 		}
 	}
 	return 0
-}
-
-// archived and streamed give the reader what each side has.
-type (
-	archived struct{ kept *archive.Archive }
-	streamed struct{ stream *logstream.Stream }
-)
-
-func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error) {
-	stored, err := a.kept.Logs(ctx, runID)
-	logs := make(map[logevent.Log]bool, len(stored))
-	for _, s := range stored {
-		logs[s.Log] = s.Whole
-	}
-	return logs, err
-}
-
-func (a archived) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
-	return a.kept.Read(ctx, log, from, take)
-}
-
-func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take func(logevent.Log, logevent.Batch, bool) bool) error {
-	return s.stream.Read(ctx, runID, idle, func(a logstream.Arrival) bool { return take(a.Log, a.Batch, a.Live) })
 }

@@ -53,7 +53,7 @@ e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
 PYTHON ?= python3
 ZENML := $(BIN)/zenml-venv
 .PHONY: test-zenml
-test-zenml: $(ZENML)/ready build ## Check and test the plugin for ZenML servers; needs Python 3.10 or newer.
+test-zenml: $(ZENML)/ready $(BIN)/nats build ## Check and test the plugin for ZenML servers; needs Python 3.10 or newer.
 	$(GO) build -o $(BIN)/nats-server github.com/nats-io/nats-server/v2
 	cd integrations/zenml && $(abspath $(ZENML))/bin/ruff format --check . && $(abspath $(ZENML))/bin/ruff check .
 	cd integrations/zenml && $(abspath $(ZENML))/bin/mypy
@@ -63,6 +63,11 @@ $(ZENML)/ready: integrations/zenml/pyproject.toml
 	$(PYTHON) -m venv $(ZENML)
 	$(ZENML)/bin/pip install -q --disable-pip-version-check -e 'integrations/zenml[test]'
 	@touch $@
+
+# The nats command, with which docs/publish.md begins.
+$(BIN)/nats: tools/nats/go.mod tools/nats/go.sum
+	@echo "building $(@F)"
+	@$(GO) -C tools/nats build -o $(abspath $@) github.com/nats-io/natscli/nats
 
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
@@ -112,6 +117,7 @@ fresh:
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
+	$(GO) -C tools/nats mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built.

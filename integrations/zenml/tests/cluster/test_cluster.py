@@ -10,6 +10,7 @@ test-zenml``. The variables:
 - ``ROPEWALK_TEST_S3``: the program versitygw.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -25,7 +26,7 @@ from ropewalk_zenml.link import Link
 from ropewalk_zenml.runs import Ref, cancel, record
 from ropewalk_zenml.settings import Settings
 
-from ..conftest import Dispatcher, Nats, eventually, free_port
+from ..conftest import PROGRAMS, Dispatcher, Nats, eventually, free_port
 from ..server.zenml_server import ZenmlServer, register_snapshot
 
 NAMESPACE = "ropewalk-zenml-test"
@@ -51,6 +52,12 @@ def kubectl(*arguments: str, text: str | None = None) -> str:
     done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def pod_logs() -> str:
+    """Return what every pod has written: what a failure is explained by."""
+    pods = kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
+    return "\n".join(f"{pod}:\n{kubectl('logs', '-n', NAMESPACE, pod, '--tail=40')}" for pod in pods)
 
 
 @dataclass
@@ -87,43 +94,52 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder, host = tmp_path_factory.mktemp("cluster"), os.environ["ROPEWALK_TEST_HOST"]
-    kubectl("apply", "-f", "-", text=ACCOUNT)
-    s3, endpoint = start_s3(folder, host)
-    nats = Nats(folder)
-    server = ZenmlServer(folder, nats.url, host)
-    dispatcher = Dispatcher(
-        folder,
-        nats,
-        KUBECONFIG=os.environ["KUBECONFIG"],
-        ROPEWALK_LAUNCHER="kubernetes",
-        ZENML_SERVER_WORKLOAD_MANAGER_IMPLEMENTATION_SOURCE="zenml_cloud_plugins.kubernetes_workload_manager.KubernetesWorkloadManager",
-        ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE=NAMESPACE,
-        ZENML_KUBERNETES_WORKLOAD_MANAGER_SERVICE_ACCOUNT="runner",
-    )
-    link = Link(Settings(servers=(nats.url,)))
-    try:
-        yield World(
-            server,
-            link,
-            {"path": "s3://artifacts", "key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint}},
+    with contextlib.ExitStack() as ending:
+        kubectl("apply", "-f", "-", text=ACCOUNT)
+        ending.callback(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
+        s3, endpoint = start_s3(folder, host)
+        ending.callback(s3.kill)
+        nats = Nats(folder)
+        ending.callback(nats.kill)
+        server = ZenmlServer(folder, nats.url, host)
+        ending.callback(server.kill)
+        dispatcher = Dispatcher(
+            folder,
+            nats,
+            KUBECONFIG=os.environ["KUBECONFIG"],
+            ROPEWALK_LAUNCHER="kubernetes",
+            ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE=NAMESPACE,
+            ZENML_KUBERNETES_WORKLOAD_MANAGER_SERVICE_ACCOUNT="runner",
         )
-    finally:
-        link.close()
-        dispatcher.stop()
-        server.kill()
-        nats.kill()
-        s3.kill()
-        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        ending.callback(dispatcher.stop)
+        shipper = start_shipper(folder, nats)
+        ending.callback(shipper.kill)
+        link = Link(Settings(servers=(nats.url,)))
+        ending.callback(link.close)
+        bucket = {"path": "s3://artifacts", "key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint}}
+        yield World(server, link, bucket)
+
+
+def start_shipper(folder: Path, nats: Nats) -> subprocess.Popen[bytes]:
+    """Start what keeps the logs of Jobs, and answers for them."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ROPEWALK_NATS_URL": nats.url,
+        "ROPEWALK_LOG_ARCHIVE": f"file://{folder / 'logs'}",
+        "ROPEWALK_HTTP_ADDR": f"127.0.0.1:{free_port()}",
+    }
+    with (folder / "shipper.log").open("w") as log:
+        return subprocess.Popen([PROGRAMS / "logshipper", "serve"], env=environment, stdout=log, stderr=log)
 
 
 def start_s3(folder: Path, host: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start an S3 server with a bucket."""
     port = free_port()
-    for name in ("s3/artifacts", "s3-state"):
+    for name in ("s3/artifacts", "state"):
         (folder / name).mkdir(parents=True)
     environment = {"PATH": os.environ["PATH"], "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
     command = [os.environ["ROPEWALK_TEST_S3"], "--port", f"{host}:{port}", "posix"]
-    command += ["--sidecar", str(folder / "s3-state"), str(folder / "s3")]
+    command += ["--sidecar", str(folder / "state"), str(folder / "s3")]
     with (folder / "s3.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
@@ -144,17 +160,18 @@ def test_a_snapshot_becomes_a_job_that_launches_the_pipeline(world: World) -> No
 
     made = eventually(job, within=60)
     assert "ZENML_STORE_API_TOKEN" not in {
-        variable["name"] for variable in made["spec"]["template"]["spec"]["containers"][0].get("env", []) if "value" in variable
+        variable["name"]
+        for variable in made["spec"]["template"]["spec"]["containers"][0].get("env", [])
+        if "value" in variable
     }
-    ended = eventually(lambda: (seen := world.record(run)).get("finishedAt") and seen, within=240)
-    log = world.server.runner_log(run)
-    print("\n".join(log))  # shown when something is not as expected
-    print(ended["state"], ended.get("reason"), ended.get("message"), world.server.status(run))
-    assert "Starting pipeline run." in log
-    assert ended["state"] == "succeeded"
+    eventually(lambda: world.record(run).get("finishedAt"), within=240)
+    ended, log = world.record(run), world.server.runner_log(run)
+    assert ended["state"] == "succeeded", (ended, log)
+    assert log[:1] == ["Starting pipeline run."]
+    assert any("Orchestrator job" in line for line in log), log
     # The runner has handed the pipeline to its orchestrator; the run is in its hands.
-    status = eventually(lambda: (s := world.server.status(run)[0]) in ("completed", "failed") and s, within=400)
-    assert status == "completed", world.server.status(run)
+    eventually(lambda: world.server.status(run)[0] in ("completed", "failed"), within=400)
+    assert world.server.status(run)[0] == "completed", pod_logs()
 
 
 def test_an_image_that_is_not_there_fails_the_run_with_our_reason(world: World) -> None:

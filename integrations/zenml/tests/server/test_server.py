@@ -39,6 +39,10 @@ class World:
         """Return what Ropewalk knows of a run."""
         return self.link.call(lambda js: record(js, Ref("default", run))) or {}
 
+    def cancel(self, run: str) -> None:
+        """Ask Ropewalk to stop a run."""
+        self.link.call(lambda js: cancel(js, Ref("default", run)))
+
     def dispatcher(self) -> Dispatcher:
         """Start a dispatcher whose runs find this Python."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -109,7 +113,7 @@ def test_a_burst_is_taken_on_and_waits(world: World) -> None:
     waiting = world.server.runner_log(runs[0])
     assert waiting[-1].startswith(f"Run {runs[0]} waits in Ropewalk's queue default") or "Starting" in waiting[0]
     for run in runs:
-        world.link.call(lambda js, run=run: cancel(js, Ref("default", run)))
+        world.cancel(run)
     running = world.dispatcher()
     try:
         for run in runs:
@@ -121,7 +125,7 @@ def test_a_burst_is_taken_on_and_waits(world: World) -> None:
 def test_a_run_that_ended_while_the_server_was_away_is_failed(world: World) -> None:
     run = world.trigger()
     world.server.kill()
-    world.link.call(lambda js: cancel(js, Ref("default", run)))
+    world.cancel(run)
     running = world.dispatcher()
     try:
         eventually(lambda: world.record(run).get("finishedAt"))

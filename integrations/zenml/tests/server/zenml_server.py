@@ -48,7 +48,16 @@ class ZenmlServer:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         host, _, port = self.url.removeprefix("http://").partition(":")
-        command = [sys.executable, "-m", "uvicorn", "zenml.zen_server.zen_server_api:app", "--host", host, "--port", port]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "zenml.zen_server.zen_server_api:app",
+            "--host",
+            host,
+            "--port",
+            port,
+        ]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
@@ -104,8 +113,9 @@ def register_snapshot(server: ZenmlServer, image: str, name: str = "demo", **com
     """Register a stack of remote components, a build and a snapshot of a pipeline of one step."""
     from zenml import __version__
     from zenml.config.pipeline_configurations import PipelineConfiguration
+    from zenml.config.source import Source
     from zenml.config.step_configurations import Step, StepConfiguration, StepSpec
-    from zenml.models import PipelineBuildRequest, PipelineSnapshotRequest
+    from zenml.models import BuildItem, PipelineBuildRequest, PipelineSnapshotRequest
 
     wanted: dict[str, tuple[str, dict[str, Any]]] = {
         "orchestrator": ("kubernetes", {"incluster": True, "kubernetes_namespace": "zenml"}),
@@ -113,12 +123,12 @@ def register_snapshot(server: ZenmlServer, image: str, name: str = "demo", **com
         "container_registry": ("default", {"uri": "registry.example.com/zenml"}),
     }
     ids: dict[str, list[str]] = {}
-    for kind, (flavor, configuration) in wanted.items():
+    for kind, (flavor, defaults) in wanted.items():
         body = {
             "name": f"{name}-{kind}",
             "type": kind,
             "flavor": flavor,
-            "configuration": {**configuration, **components.get(kind, {})},
+            "configuration": {**defaults, **components.get(kind, {})},
         }
         ids[kind] = [server.call("POST", "components", body)["id"]]
     stack = server.call("POST", "stacks", {"name": name, "components": ids})["id"]
@@ -128,18 +138,18 @@ def register_snapshot(server: ZenmlServer, image: str, name: str = "demo", **com
         project=project,
         stack=stack,
         pipeline=pipeline,
-        images={"orchestrator": {"image": image, "contains_code": True}},
+        images={"orchestrator": BuildItem(image=image)},
         is_local=False,
         contains_code=True,
         zenml_version=__version__,
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
     built = server.call("POST", "pipeline_builds", build.model_dump(mode="json"))["id"]
-    configuration = StepConfiguration(name="hello")
+    configured = StepConfiguration(name="hello")
     step = Step(
-        spec=StepSpec(source="demo.hello", upstream_steps=[], invocation_id="hello"),
-        config=configuration,
-        step_config_overrides=configuration,
+        spec=StepSpec(source=Source.from_import_path("demo.hello"), upstream_steps=[], invocation_id="hello"),
+        config=configured,
+        step_config_overrides=configured,
     )
     snapshot = PipelineSnapshotRequest(
         project=project,

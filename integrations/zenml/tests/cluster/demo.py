@@ -4,10 +4,9 @@ from zenml import pipeline, step
 
 
 @step(enable_cache=False)
-def hello() -> str:
-    """Write a line and an artifact."""
+def hello() -> None:
+    """Write a line."""
     print("hello from a step")
-    return "hello"
 
 
 @pipeline(enable_cache=False)

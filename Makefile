@@ -117,7 +117,6 @@ fresh:
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
-	$(GO) -C tools/nats mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built.

@@ -143,7 +143,8 @@ def test_many_threads_share_one_connection(manager: WorkloadManager) -> None:
 def test_a_workload_that_is_deleted_is_cancelled(manager: WorkloadManager) -> None:
     snapshot, run_id = uuid4(), uuid4()
     start(manager, snapshot, run_id, "echo up; sleep 600")
-    eventually(lambda: state(manager, run_id).get("state") == "running")
+    eventually(lambda: "up" in messages(manager, snapshot))  # its log is there while it runs
+    assert state(manager, run_id)["state"] == "running"
     manager.delete_workload(workload_id=snapshot)
     assert ended(manager, run_id)["state"] == "cancelled"
     manager.delete_workload(workload_id=snapshot)  # safe to repeat

@@ -1,5 +1,7 @@
 """Makes what the server wants to run a request for Ropewalk."""
 
+import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,13 +35,27 @@ def option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def pipeline_run(workload: UUID, arguments: Sequence[str]) -> str:
-    """Return the id of the pipeline's run, under which the server knows it."""
+def pipeline_run(workload: UUID, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the id of the pipeline's run, under which the server knows it.
+
+    Older servers do not name it among the arguments, but the token that they
+    make for the runner does.
+    """
     for name in ("placeholder_run_id", "run_id"):
         value = option(arguments, name)
         if value:
             return str(UUID(value))
-    return str(workload)
+    return _run_of_token(environment.get("ZENML_STORE_API_TOKEN", "")) or str(workload)
+
+
+def _run_of_token(token: str) -> str | None:
+    """Return the run that a token is limited to. Who made it is not checked: the server did."""
+    try:
+        claims = token.split(".")[1]
+        run = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["pipeline_run_id"]
+        return str(UUID(run))
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def resumes(arguments: Sequence[str]) -> bool:

@@ -107,7 +107,7 @@ class WorkloadManager(WorkloadManagerInterface):
         how it ends is told by the reporter.
         """
         settings, workload = self._settings, str(workload_id)
-        run_id = request.pipeline_run(workload_id, arguments)
+        run_id = request.pipeline_run(workload_id, arguments, environment or {})
         with self._lock:
             planned = self._planned.get(workload_id)
         wanted = request.build(

@@ -21,7 +21,7 @@ T = TypeVar("T")
 PROGRAMS = Path(os.environ.get("ROPEWALK_PROGRAMS", Path(__file__).parents[3] / "bin"))
 
 
-def eventually(look: Callable[[], T], within: float = 20.0) -> T:
+def eventually(look: Callable[[], T], within: float = 60.0) -> T:
     """Return what look returns as soon as that counts as true."""
     deadline = time.monotonic() + within
     while True:

@@ -168,12 +168,12 @@ def test_without_nats_it_is_made_and_says_so_when_needed(caplog: pytest.LogCaptu
     caplog.set_level(logging.WARNING)
     began = time.monotonic()
     manager = WorkloadManager(Settings(servers=(f"nats://user:hidden@127.0.0.1:{free_port()}",), timeout=1))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1
     try:
         with pytest.raises(UnreachableError, match=r"No NATS server answers at nats://127.*ROPEWALK_NATS_URL"):
             start(manager, uuid4(), uuid4(), "true")
         assert "cannot be read: No NATS server answers" in manager.get_logs(workload_id=uuid4())
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
     finally:
         manager.close()
     assert "hidden" not in caplog.text

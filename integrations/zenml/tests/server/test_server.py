@@ -148,3 +148,25 @@ def test_while_nats_is_away_a_run_fails_in_words_and_the_server_goes_on(world: W
     finally:
         world.nats.start()
     eventually(lambda: world.server.status(world.trigger())[0] == "initializing")
+
+
+def test_the_workload_manager_does_alone_what_older_servers_ask(world: World) -> None:
+    # Without the newer seam the server's own pool calls the workload manager.
+    folder = world.folder / "older"
+    folder.mkdir()
+    source = "ZENML_SERVER_SNAPSHOT_RUN_DISPATCHER_IMPLEMENTATION_SOURCE"
+    server = ZenmlServer(folder, world.nats.url, **{source: ""})
+    try:
+        older = World(world.folder, world.nats, server, register_snapshot(server, IMAGE), world.link)
+        run = older.trigger()
+        eventually(lambda: "Pipeline run started successfully." in server.log.read_text())
+        older.cancel(run)
+        running = world.dispatcher()
+        try:
+            # Both servers follow the records; only one knows this run.
+            assert failed(older, run).startswith("Cancelled: ")
+            assert older.record(run)["request"]["image"]["reference"] == IMAGE
+        finally:
+            running.stop()
+    finally:
+        server.kill()

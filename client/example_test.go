@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"time"
 
@@ -18,11 +17,11 @@ import (
 func connect() (*client.Client, func()) {
 	conn, err := nats.Connect(os.Getenv("NATS_URL"))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	js, err := jetstream.New(conn)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return client.New(js), conn.Close
 }
@@ -41,11 +40,11 @@ func Example() {
 		Timeout: client.Duration(time.Minute),
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ended, err := runs.Wait(ctx, id)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println(ended.State)
 	err = runs.Logs(ctx, id, client.LogOptions{Follow: true}, func(line client.LogLine) error {
@@ -53,7 +52,7 @@ func Example() {
 		return nil
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output:
 	// succeeded
@@ -73,7 +72,7 @@ func ExampleClient_Submit() {
 			SecretEnv: map[string]client.Secret{"API_TOKEN": "s3cr3t"},
 		})
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Println(id, duplicate)
 	}
@@ -101,7 +100,7 @@ func ExampleClient_Watch() {
 
 	id, _, err := runs.Submit(ctx, client.Request{Image: client.Image{Reference: "busybox"}, Command: []string{"sh", "-c", "exit 3"}})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	err = runs.Watch(ctx, id, func(run client.Run) bool {
 		if !run.State.Final() {
@@ -111,7 +110,7 @@ func ExampleClient_Watch() {
 		return false
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output: failed AppError 3
 }
@@ -124,14 +123,14 @@ func ExampleClient_Cancel() {
 
 	id, _, err := runs.Submit(ctx, client.Request{Image: client.Image{Reference: "busybox"}, Command: []string{"sleep", "3600"}})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	if _, err := runs.Cancel(ctx, id); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ended, err := runs.Wait(ctx, id)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println(ended.State)
 	// Output: cancelled
@@ -146,14 +145,14 @@ func ExampleClient_Replay() {
 
 	id, _, err := runs.Submit(ctx, client.Request{Image: client.Image{Reference: "busybox"}, Command: []string{"sh", "-c", "test -n \"$DATA\""}})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	if _, err := runs.Wait(ctx, id); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	attempt, err := runs.Replay(ctx, id, &client.Correction{Env: map[string]string{"DATA": "s3://bucket/data"}})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	err = runs.Watch(ctx, id, func(run client.Run) bool {
 		if run.Attempt != attempt || !run.State.Final() {
@@ -163,7 +162,7 @@ func ExampleClient_Replay() {
 		return false
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output: attempt 2 succeeded
 }

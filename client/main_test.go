@@ -53,7 +53,7 @@ func withDispatcher(test func() int) (code int, err error) {
 		log, _ := os.ReadFile(dispatcher.Log)
 		return 0, fmt.Errorf("%w\n%s", err, log)
 	}
-	if err := os.Setenv("NATS_URL", url); err != nil { //nolint:usetesting // there is no test yet
+	if err := os.Setenv("NATS_URL", url); err != nil {
 		return 0, fmt.Errorf("tell the examples where the server is: %w", err)
 	}
 	return test(), nil

@@ -26,10 +26,11 @@ const (
 	Group = "ropewalk-logs"
 	// EndHeader marks the last message of an answer.
 	EndHeader = "Ropewalk-End"
-	// DefaultBytes and MostBytes bound the text of one answer: what is on
-	// its way is held in memory by the server and by who asks.
+	// DefaultBytes is how much text an answer has at most: what is on its way
+	// is held in memory by the server and by who asks.
 	DefaultBytes = 4 << 20
-	MostBytes    = 16 << 20
+	// MostBytes is how much may be asked for.
+	MostBytes = 16 << 20
 	// messageBytes is about how large a message with lines becomes. The
 	// longest line fits beside that into the servers' default limit of 1 MB,
 	// however much of it has to be escaped.

@@ -23,7 +23,7 @@ FUZZTIME ?= 15s
 help: ## Show this list.
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the programs into bin/.
@@ -47,6 +47,27 @@ test: ## Run every test that needs no cluster.
 .PHONY: e2e
 e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 40m $(TESTFLAGS) ./test/e2e/... ./internal/...
+
+# The Python side: real NATS, dispatcher and ZenML servers, in an environment of
+# its own, which takes a minute to set up the first time.
+PYTHON ?= python3
+ZENML := $(BIN)/zenml-venv
+.PHONY: test-zenml
+test-zenml: $(ZENML)/ready $(BIN)/nats build ## Check and test the plugin for ZenML servers; needs Python 3.10 or newer.
+	$(GO) build -o $(BIN)/nats-server github.com/nats-io/nats-server/v2
+	cd integrations/zenml && $(abspath $(ZENML))/bin/ruff format --check . && $(abspath $(ZENML))/bin/ruff check .
+	cd integrations/zenml && $(abspath $(ZENML))/bin/mypy
+	cd integrations/zenml && NO_PROXY=127.0.0.1 ROPEWALK_PROGRAMS=$(abspath $(BIN)) $(abspath $(ZENML))/bin/python -m pytest
+
+$(ZENML)/ready: integrations/zenml/pyproject.toml
+	$(PYTHON) -m venv $(ZENML)
+	$(ZENML)/bin/pip install -q --disable-pip-version-check -e 'integrations/zenml[test]'
+	@touch $@
+
+# The nats command, with which docs/publish.md begins.
+$(BIN)/nats: tools/nats/go.mod tools/nats/go.sum
+	@echo "building $(@F)"
+	@$(GO) -C tools/nats build -o $(abspath $@) github.com/nats-io/natscli/nats
 
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -19,6 +19,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/archive"
 	"github.com/ropewalk/ropewalk/internal/config"
 	"github.com/ropewalk/ropewalk/internal/images"
+	"github.com/ropewalk/ropewalk/internal/logask"
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/logship"
@@ -46,8 +47,9 @@ on with what comes, until the run is over and all of its lines were shown.
 
 The archive is where ROPEWALK_LOG_ARCHIVE says, and beside "dispatcher dev" the
 folder logs under ROPEWALK_DATA_DIR. A run that is over is read from there
-without NATS or a cluster. Where a run has several containers or attempts, each
-line begins with whose it is.
+without NATS or a cluster. Where neither is known, those who ship logs are asked
+over NATS. Where a run has several containers or attempts, each line begins with
+whose it is.
 
 A build belongs to an image and not to a run: --build shows what the builders of
 the run's image have written, also where another run had it built.`,
@@ -85,12 +87,13 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil {
 		return err
 	}
+	wanted := client.LogOptions{Follow: options.follow, Attempt: options.attempt, Container: options.container}
+	if options.since > 0 {
+		wanted.Since = time.Now().Add(-options.since)
+	}
 	if kept != nil {
 		defer func() { _ = kept.Close() }() // it was only read
-	}
-	query := logread.Query{Run: id, Follow: options.follow, Wanted: options.wants}
-	if options.since > 0 {
-		query.Since = time.Now().Add(-options.since)
+		wanted.Archive = logship.Archived{Kept: kept}
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -100,46 +103,52 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 			return err
 		}
 		_, _ = fmt.Fprintf(a.stderr, "dispatcher: %s; showing what is archived\n", printable(err.Error()))
-		return a.writeLogs(ctx, logread.New(archived{kept}, nil), query, options)
+		query := logread.Query{Run: id, Wanted: options.wants, Since: wanted.Since}
+		return a.writeLogs(options, func(take func(logread.Line) error) error {
+			return logread.New(wanted.Archive, nil).Read(ctx, query, take)
+		})
 	}
 	defer conn.Close()
 	c := client.New(js)
-	record, err := c.Get(ctx, id)
-	if err != nil && (!errors.Is(err, client.ErrNotFound) || kept == nil) {
-		return explainMissing(err, id)
-	}
 	if options.build {
-		return a.buildLogs(ctx, c, record, kept, js, query, options)
+		return explainMissing(a.buildLogs(ctx, c, id, js, wanted, options), id)
 	}
-	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return logsOver(ctx, c, id, known) }
-	reader, readErr := newLogReader(ctx, kept, js)
-	if readErr != nil {
-		return readErr
-	}
-	if record.ID == "" { // its record has been forgotten, its logs are kept longer
-		query.Follow = false
-		stored, listErr := kept.Logs(ctx, id, time.Time{})
-		if listErr != nil || len(stored) == 0 {
-			return errors.Join(explainMissing(err, id), listErr)
-		}
-	}
-	return a.writeLogs(ctx, reader, query, options)
+	return explainMissing(a.writeLogs(options, func(take func(logread.Line) error) error {
+		return c.Logs(ctx, id, wanted, take)
+	}), id)
 }
 
 // buildLogs writes what the builders of a run's image have written.
-func (a *app) buildLogs(ctx context.Context, c *client.Client, record client.Run, kept logship.Archive, js jetstream.JetStream, query logread.Query, options logsOptions) error {
-	if record.Request == nil || record.Request.Image.Build == nil {
-		return fmt.Errorf("run %s has no image of its own to be built, or its request is forgotten", query.Run)
-	}
-	id := query.Run
-	query.Run = logevent.BuildID(images.ContentHash(*record.Request.Image.Build))
-	query.Over = func(ctx context.Context, known []logevent.Log) (bool, error) { return buildOver(ctx, c, id, known) }
-	reader, err := newLogReader(ctx, kept, js)
+func (a *app) buildLogs(ctx context.Context, c *client.Client, id string, js jetstream.JetStream, wanted client.LogOptions, options logsOptions) error {
+	record, err := c.Get(ctx, id)
 	if err != nil {
 		return err
 	}
-	return a.writeLogs(ctx, reader, query, options)
+	if record.Request == nil || record.Request.Image.Build == nil {
+		return fmt.Errorf("run %s has no image of its own to be built, or its request is forgotten", id)
+	}
+	stream, err := logstream.Open(ctx, js)
+	if errors.Is(err, logstream.ErrNotSetUp) {
+		return client.ErrNoLogs
+	}
+	if err != nil {
+		return err
+	}
+	if wanted.Archive == nil {
+		wanted.Archive = logask.New(js.Conn())
+	}
+	query := logread.Query{
+		Run: logevent.BuildID(images.ContentHash(*record.Request.Image.Build)), Follow: wanted.Follow, Since: wanted.Since,
+		Over: func(ctx context.Context, known []logevent.Log) (bool, error) { return buildOver(ctx, c, id, known) },
+	}
+	return a.writeLogs(options, func(take func(logread.Line) error) error {
+		return logread.New(wanted.Archive, logship.Streamed{Stream: stream}).Read(ctx, query, take)
+	})
 }
+
+// lateLogs is how long after a build's end its followers may take to find what
+// it has written.
+const lateLogs = 5 * time.Second
 
 // buildOver tells whether a run waits for no build any more.
 func buildOver(ctx context.Context, c *client.Client, id string, known []logevent.Log) (bool, error) {
@@ -148,20 +157,6 @@ func buildOver(ctx context.Context, c *client.Client, id string, known []logeven
 		return false, err
 	}
 	return len(known) > 0 || record.FinishedAt == nil || time.Since(*record.FinishedAt) > lateLogs, nil
-}
-
-func newLogReader(ctx context.Context, kept logship.Archive, js jetstream.JetStream) (*logread.Reader, error) {
-	stream, err := logstream.Open(ctx, js)
-	if errors.Is(err, logstream.ErrNotSetUp) {
-		return nil, errors.New("no dispatcher on this NATS server follows logs; set ROPEWALK_LOG_ARCHIVE for it, and start a logshipper")
-	}
-	if err != nil {
-		return nil, err
-	}
-	if kept == nil {
-		return logread.New(nil, streamed{stream}), nil
-	}
-	return logread.New(archived{kept}, streamed{stream}), nil
 }
 
 // openArchive opens the archive of the settings, or that of a dispatcher dev
@@ -181,30 +176,12 @@ func openArchive(ctx context.Context, settings *config.Config) (logship.Archive,
 	return logship.Open(ctx, settings, nil)
 }
 
-// lateLogs is how long after a run's end its followers may take to find a
-// container that has ended before they came to it.
-const lateLogs = 5 * time.Second
-
-// logsOver tells whether a run is over and has no other logs than those that
-// are known.
-func logsOver(ctx context.Context, c *client.Client, id string, known []logevent.Log) (bool, error) {
-	record, err := c.Get(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	if !record.State.Final() {
-		return false, nil
-	}
-	found := slices.ContainsFunc(known, func(log logevent.Log) bool { return log.Attempt == record.Attempt && log.Container == "run" })
-	return found || record.Job == nil || record.FinishedAt == nil || time.Since(*record.FinishedAt) > lateLogs, nil
-}
-
 func (o logsOptions) wants(log logevent.Log) bool {
 	return (o.attempt == 0 || log.Attempt == o.attempt) && (o.container == "" || log.Container == o.container)
 }
 
-// writeLogs writes lines as they come, or the last of them.
-func (a *app) writeLogs(ctx context.Context, reader *logread.Reader, query logread.Query, options logsOptions) error {
+// writeLogs writes lines as they are read, or the last of them.
+func (a *app) writeLogs(options logsOptions, read func(take func(logread.Line) error) error) error {
 	writer := &logWriter{out: newScreen(a.stdout), options: options}
 	take := writer.write
 	var last []logread.Line
@@ -219,7 +196,7 @@ func (a *app) writeLogs(ctx context.Context, reader *logread.Reader, query logre
 			return nil
 		}
 	}
-	err := reader.Read(ctx, query, take)
+	err := read(take)
 	if len(last) > options.tail {
 		last = last[len(last)-max(options.tail, 0):]
 	}
@@ -331,29 +308,4 @@ func colour(text []byte) int {
 		}
 	}
 	return 0
-}
-
-// archived and streamed give the reader what each side has.
-type (
-	archived struct{ kept logship.Archive }
-	streamed struct{ stream *logstream.Stream }
-)
-
-func (a archived) Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error) {
-	stored, err := a.kept.Logs(ctx, runID, time.Time{})
-	logs := make(map[logevent.Log]bool, len(stored))
-	for _, s := range stored {
-		logs[s.Log] = s.Whole
-	}
-	return logs, err
-}
-
-func (a archived) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
-	return a.kept.Read(ctx, log, from, take)
-}
-
-func (a archived) Lag() time.Duration { return a.kept.Lag() }
-
-func (s streamed) Read(ctx context.Context, runID string, idle func() bool, take func(logevent.Log, logevent.Batch, bool) bool) error {
-	return s.stream.Read(ctx, runID, idle, func(a logstream.Arrival) bool { return take(a.Log, a.Batch, a.Live) })
 }

@@ -63,7 +63,12 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 			return nil, err
 		}
 		jobs, finder = localLogs{local}, shipping(func(ctx context.Context) error {
-			return logship.Run(ctx, js, settings, kept, counters, log.With().Str(logging.Component, "ship").Logger())
+			parts, failing := errgroup.WithContext(ctx)
+			parts.Go(func() error {
+				return logship.Run(failing, js, settings, kept, counters, log.With().Str(logging.Component, "ship").Logger())
+			})
+			parts.Go(func() error { return logship.Answer(failing, js, kept, component) })
+			return parts.Wait()
 		})
 	} else {
 		// A client of its own, so that launching never waits behind logs.

@@ -64,6 +64,9 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	parts, failing := errgroup.WithContext(ctx)
 	parts.Go(func() error { return http.Run(failing) })
 	parts.Go(func() error { return logship.Run(failing, js, settings, sink, counters, log) })
+	parts.Go(func() error {
+		return logship.Answer(failing, js, sink, log.With().Str(logging.Component, "answer").Logger())
+	})
 	return parts.Wait()
 }
 

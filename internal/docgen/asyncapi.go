@@ -5,6 +5,7 @@ import (
 	"io"
 	"text/template"
 
+	"github.com/ropewalk/ropewalk/internal/logask"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
@@ -27,6 +28,10 @@ func writeAsyncAPI(w io.Writer) error {
 		"Attempt":      queue.Subjects + "{queue}.{id}.{attempt}",
 		"Bucket":       runstore.Bucket,
 		"Record":       "$KV." + runstore.Bucket + ".{queue}.{id}",
+		"Logs":         logask.Subjects + "{id}",
+		"LogsEnd":      logask.EndHeader,
+		"LogsDefault":  logask.DefaultBytes,
+		"LogsMost":     logask.MostBytes,
 		"IDPattern":    idPattern,
 		"MaxID":        run.MaxIDLength,
 		"QueuePattern": queuePattern,

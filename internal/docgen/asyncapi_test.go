@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"sigs.k8s.io/yaml"
 
+	"github.com/ropewalk/ropewalk/internal/logask"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
@@ -91,9 +92,10 @@ func TestAsyncAPIAddressesAreTheOnesInUse(t *testing.T) {
 	document := asyncAPIDocument(t)
 	fill := strings.NewReplacer("{queue}", "gpu", "{id}", "train-42", "{attempt}", "3")
 	for channel, want := range map[string]string{
-		"requests": queue.Subject("gpu", "train-42", 1),
-		"attempts": queue.Subject("gpu", "train-42", 3),
-		"records":  "$KV." + runstore.Bucket + ".gpu.train-42",
+		"requests":    queue.Subject("gpu", "train-42", 1),
+		"attempts":    queue.Subject("gpu", "train-42", 3),
+		"records":     "$KV." + runstore.Bucket + ".gpu.train-42",
+		"logRequests": logask.Subjects + "train-42",
 	} {
 		address, _ := find(document, "channels", channel, "address")
 		text, _ := address.(string)

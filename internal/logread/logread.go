@@ -47,6 +47,9 @@ type Query struct {
 	Wanted func(logevent.Log) bool
 	// Since leaves out what is older.
 	Since time.Time
+	// From is the sequence of the first line that is read of each log; 0 is
+	// the beginning.
+	From uint64
 }
 
 // Line is a line of one of a run's logs.
@@ -99,7 +102,7 @@ func (r *reading) at(log logevent.Log) *progress {
 	defer r.mu.Unlock()
 	p, ok := r.logs[log]
 	if !ok {
-		p = &progress{next: 1}
+		p = &progress{next: max(1, r.query.From)}
 		r.logs[log] = p
 	}
 	return p

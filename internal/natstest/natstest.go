@@ -2,6 +2,8 @@
 package natstest
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -34,6 +36,27 @@ func Start(t testing.TB, options ...func(*server.Options)) (*nats.Conn, jetstrea
 		t.Fatal("nats-server does not start")
 	}
 	return Connect(t, natsServer.ClientURL())
+}
+
+// Serve runs a server that keeps its state in dir, for examples and TestMain,
+// which have no test to end with. The caller calls stop.
+func Serve(dir string) (url string, stop func(), err error) {
+	natsServer, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("set up nats-server: %w", err)
+	}
+	natsServer.Start()
+	stop = func() {
+		natsServer.Shutdown()
+		natsServer.WaitForShutdown()
+	}
+	if !natsServer.ReadyForConnections(10 * time.Second) {
+		stop()
+		return "", nil, errors.New("nats-server does not start")
+	}
+	return natsServer.ClientURL(), stop, nil
 }
 
 // Connect returns a connection for the length of the test.

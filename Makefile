@@ -9,6 +9,10 @@ BIN := bin
 TOOLS := $(BIN)/tools
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
 
+TAG ?= dev
+PLATFORMS ?= linux/amd64,linux/arm64
+PUSH ?=
+
 # Flags for go test. The race detector needs a C compiler: make test TESTFLAGS=-race
 TESTFLAGS ?=
 # Flags for go build. A release is built with BUILDFLAGS=-trimpath; here it would
@@ -36,6 +40,10 @@ run: build ## Run everything on this machine, without a cluster, until Ctrl-C.
 .PHONY: demo
 demo: build ## Show a few runs from submission to their end; takes seconds and needs nothing.
 	$(BIN)/dispatcher demo
+
+.PHONY: images
+images: ## Make the container images; PUSH=registry/path pushes them, PLATFORMS= and TAG= choose.
+	VERSION='$(VERSION)' $(GO) run ./internal/imagegen -tag '$(TAG)' -platforms '$(PLATFORMS)' -push '$(PUSH)' -buildflags '$(or $(BUILDFLAGS),-trimpath)'
 
 ##@ Test
 

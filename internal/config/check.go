@@ -24,6 +24,7 @@ var (
 	hostPattern       = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$`)
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*$`)
 	imagePattern      = regexp.MustCompile(`^[-A-Za-z0-9.*]+(:[0-9]{1,5})?(/[-a-z0-9._*]+)+$`)
+	subjectPattern    = regexp.MustCompile(`^[-A-Za-z0-9_]+(\.[-A-Za-z0-9_]+)*$`)
 	regionPattern     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 )
 
@@ -46,6 +47,8 @@ func checkText(rule, text string) error {
 			"%.40q is not a capability as Kubernetes writes it: upper-case, without CAP_ in front", text)
 	case "region":
 		return want(regionPattern.MatchString(text), "%.40q is not the name of a region", text)
+	case "subject":
+		return want(subjectPattern.MatchString(text), "%.80q is not a NATS subject without wildcards: words of letters, digits, '-' and '_' with '.' between them", text)
 	case "registry":
 		return checkRegistry(text)
 	case "registry host":

@@ -93,17 +93,23 @@ vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what the code ca
 	tools/vulncheck $<
 
 .PHONY: generate
-generate: ## Write the generated documents.
+generate: $(TOOLS)/helm ## Write the generated documents, and the manifests that come from the chart.
 	$(GO) run ./internal/docgen
+	deploy/manifests/render $< deploy/manifests
 
 .PHONY: fresh
-fresh:
+fresh: $(TOOLS)/helm
 	$(GO) run ./internal/docgen -check
+	@rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && deploy/manifests/render $< "$$rendered" && \
+	for file in "$$rendered"/*; do \
+		diff -u "deploy/manifests/$${file##*/}" "$$file" || { echo "deploy/manifests/$${file##*/} is stale: run make generate and commit the result" >&2; exit 1; }; \
+	done
 
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
+	$(GO) -C tools/helm mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built.
@@ -117,4 +123,10 @@ $(TOOLS)/govulncheck: PACKAGE := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/golangci-lint $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	@echo "building $(@F)"
 	@env -u GOOS -u GOARCH -u GOFLAGS $(GO) -C tools build -o $(abspath $@) $(PACKAGE)
+	@touch $@
+
+# So does Helm, whose versions of what they share would else be theirs.
+$(TOOLS)/helm: tools/helm/go.mod tools/helm/go.sum
+	@echo "building $(@F)"
+	@env -u GOOS -u GOARCH -u GOFLAGS CGO_ENABLED=0 $(GO) -C tools/helm build -o $(abspath $@) helm.sh/helm/v4/cmd/helm
 	@touch $@

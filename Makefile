@@ -56,6 +56,10 @@ test: ## Run every test that needs no cluster.
 e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 40m $(TESTFLAGS) ./test/e2e/... ./internal/...
 
+.PHONY: compose-test
+compose-test: kubeconfig ## Test docker-compose.yaml with a Docker of its own, as root on Debian.
+	test/compose/run
+
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
 	$(GO) run ./test/bench

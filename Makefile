@@ -99,11 +99,13 @@ vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what the code ca
 .PHONY: generate
 generate: $(TOOLS)/helm ## Write the generated documents, and the manifests that come from the chart.
 	$(GO) run ./internal/docgen
+	$(GO) test -count=1 -run '^TestPageOfCommandsIsFresh$$' ./cmd/... -args -update
 	deploy/manifests/render $< deploy/manifests
 
 .PHONY: fresh
 fresh: $(TOOLS)/helm
 	$(GO) run ./internal/docgen -check
+	$(GO) test -run '^TestPageOfCommandsIsFresh$$' ./cmd/...
 	@rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && deploy/manifests/render $< "$$rendered" && \
 	for file in "$$rendered"/*; do \
 		diff -u "deploy/manifests/$${file##*/}" "$$file" || { echo "deploy/manifests/$${file##*/} is stale: run make generate and commit the result" >&2; exit 1; }; \

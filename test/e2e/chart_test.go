@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -163,6 +164,24 @@ func TestChartIsAcceptedInEachFlavour(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The pages' own commands install what the cluster takes.
+func TestCommandsThatInstallAreAccepted(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "docs", "install.md"))
+	must(t, err)
+	commands := regexp.MustCompile(`(?m)^ *helm (install (?:.*\\\n)*.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(commands) < 2 {
+		t.Fatalf("the page installs by %q", commands)
+	}
+	for _, command := range commands {
+		r := newRelease(t)
+		line := strings.NewReplacer("\\\n", " ", "--namespace ropewalk", "", "deploy/helm", filepath.Join(root, "deploy", "helm"),
+			"my-values.yaml", filepath.Join(root, "deploy", "helm", "values", "gcp.yaml"), "install ropewalk ", "install "+r.name+" ").Replace(command[1])
+		// What the operator's own kinds need is not in every cluster.
+		r.helm(append(strings.Fields(line), "--dry-run=server", "--set", "monitoring.serviceMonitor.enabled=false,monitoring.rules.enabled=false")...)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -184,7 +185,7 @@ func exportedMetrics(t *testing.T) map[string]bool {
 	counters := metrics.New("test")
 	observeOnce(counters)
 	answer := httptest.NewRecorder()
-	counters.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	counters.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	names := map[string]bool{}
 	for line := range strings.Lines(answer.Body.String()) {
 		if !strings.HasPrefix(line, "#") {

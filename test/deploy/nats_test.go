@@ -77,6 +77,7 @@ func (c *natsCluster) serve() string {
 }
 
 func (c *natsCluster) replicated(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, _ := c.dial("operator")
 	for _, name := range []string{"RUNS", "RUN_INDEX", "RUN_DUE", "KV_ropewalk-runs", "KV_ropewalk-secrets", "KV_ropewalk-queues", "KV_ropewalk-cancels"} {
 		stream, err := js.Stream(ctx, name)
@@ -94,6 +95,7 @@ func shell(id, line string) client.Request {
 }
 
 func (c *natsCluster) serverWorks(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, told := c.dial("server")
 	own := client.New(js).In("default")
 	if _, _, err := own.Submit(ctx, shell("fails", "exit 3")); err != nil {
@@ -123,6 +125,7 @@ func (c *natsCluster) serverWorks(ctx context.Context, t *testing.T) {
 }
 
 func (c *natsCluster) operatorWorks(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, told := c.dial("operator")
 	all := client.New(js)
 	work := func(name string, err error) {
@@ -160,6 +163,7 @@ func (c *natsCluster) operatorWorks(ctx context.Context, t *testing.T) {
 }
 
 func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, told := c.dial("dispatcher")
 	written, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: 1 << 20, Replicas: 3})
 	if err != nil {
@@ -209,6 +213,7 @@ func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {
 }
 
 func (c *natsCluster) readerWorks(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, told := c.dial("reader")
 	looking := client.New(js)
 	if _, err := looking.Get(ctx, "long"); err != nil {
@@ -304,6 +309,7 @@ func refusedFor(t *testing.T, told *violations, subject string) bool {
 }
 
 func (c *natsCluster) serverStaysInside(ctx context.Context, t *testing.T) {
+	t.Helper()
 	_, js, _ := c.dial("server")
 	own := client.New(js)
 	short, cancel := context.WithTimeout(ctx, time.Second)

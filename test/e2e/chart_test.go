@@ -47,7 +47,7 @@ func newRelease(t *testing.T) *release {
 	must(t, err)
 	r := &release{t: t, name: "rw" + namespace[len("e2e-chart-"):], namespace: namespace, runs: namespace + "-runs"}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
 		for _, namespace := range []string{r.namespace, r.runs} {
 			if err := parts.cluster.DeleteNamespace(ctx, namespace); err != nil {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,9 +92,7 @@ func (r *release) args(flavour string, more values) []string {
 // environment is the block of the server's values with this test's namespace.
 func (r *release) environment(more values) values {
 	environment := values{"ZENML_KUBERNETES_WORKLOAD_MANAGER_NAMESPACE": r.runs}
-	for name, value := range more {
-		environment[name] = value
-	}
+	maps.Copy(environment, more)
 	return values{"environment": environment}
 }
 

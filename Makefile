@@ -9,6 +9,10 @@ BIN := bin
 TOOLS := $(BIN)/tools
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
 
+TAG ?= dev
+PLATFORMS ?= linux/amd64,linux/arm64
+PUSH ?=
+
 # Flags for go test. The race detector needs a C compiler: make test TESTFLAGS=-race
 TESTFLAGS ?=
 # Flags for go build. A release is built with BUILDFLAGS=-trimpath; here it would
@@ -36,6 +40,10 @@ run: build ## Run everything on this machine, without a cluster, until Ctrl-C.
 .PHONY: demo
 demo: build ## Show a few runs from submission to their end; takes seconds and needs nothing.
 	$(BIN)/dispatcher demo
+
+.PHONY: images
+images: ## Make the container images; PUSH=registry/path pushes them, PLATFORMS= and TAG= choose.
+	VERSION='$(VERSION)' $(GO) run ./internal/imagegen -tag '$(TAG)' -platforms '$(PLATFORMS)' -push '$(PUSH)' -buildflags '$(or $(BUILDFLAGS),-trimpath)'
 
 ##@ Test
 
@@ -68,6 +76,10 @@ $(ZENML)/ready: integrations/zenml/pyproject.toml
 $(BIN)/nats: tools/nats/go.mod tools/nats/go.sum
 	@echo "building $(@F)"
 	@$(GO) -C tools/nats build -o $(abspath $@) github.com/nats-io/natscli/nats
+
+.PHONY: compose-test
+compose-test: kubeconfig ## Test docker-compose.yaml with a Docker of its own, as root on Debian.
+	test/compose/run
 
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
@@ -110,17 +122,25 @@ vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what the code ca
 	tools/vulncheck $<
 
 .PHONY: generate
-generate: ## Write the generated documents.
+generate: $(TOOLS)/helm ## Write the generated documents, and the manifests that come from the chart.
 	$(GO) run ./internal/docgen
+	$(GO) test -count=1 -run '^TestPageOfCommandsIsFresh$$' ./cmd/... -args -update
+	deploy/manifests/render $< deploy/manifests
 
 .PHONY: fresh
-fresh:
+fresh: $(TOOLS)/helm
 	$(GO) run ./internal/docgen -check
+	$(GO) test -run '^TestPageOfCommandsIsFresh$$' ./cmd/...
+	@rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && deploy/manifests/render $< "$$rendered" && \
+	for file in "$$rendered"/*; do \
+		diff -u "deploy/manifests/$${file##*/}" "$$file" || { echo "deploy/manifests/$${file##*/} is stale: run make generate and commit the result" >&2; exit 1; }; \
+	done
 
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
+	$(GO) -C tools/helm mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built.
@@ -134,4 +154,10 @@ $(TOOLS)/govulncheck: PACKAGE := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/golangci-lint $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	@echo "building $(@F)"
 	@env -u GOOS -u GOARCH -u GOFLAGS $(GO) -C tools build -o $(abspath $@) $(PACKAGE)
+	@touch $@
+
+# So does Helm, whose versions of what they share would else be theirs.
+$(TOOLS)/helm: tools/helm/go.mod tools/helm/go.sum
+	@echo "building $(@F)"
+	@env -u GOOS -u GOARCH -u GOFLAGS CGO_ENABLED=0 $(GO) -C tools/helm build -o $(abspath $@) helm.sh/helm/v4/cmd/helm
 	@touch $@

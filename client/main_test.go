@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -17,6 +19,11 @@ import (
 // dispatcher whose runs are processes on this machine.
 func TestMain(m *testing.M) {
 	code, err := withDispatcher(m.Run)
+	if code == 0 && err == nil {
+		// The server's own background work outlives its shutdown for a moment.
+		err = goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+	}
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		code = 1

@@ -7,19 +7,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
 )
-
-func TestMain(m *testing.M) {
-	// The server's own background work outlives its shutdown for a moment.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
-}
 
 // fail records runs that have failed.
 func fail(t *testing.T, js jetstream.JetStream, runs int) {

@@ -52,7 +52,7 @@ commands find the NATS server by ROPEWALK_NATS_URL (nats://127.0.0.1:4222).`,
 	}
 	add(runCommands, newSubmitCommand(a), newListCommand(a), newGetCommand(a), newWatchCommand(a), newLogsCommand(a), newCancelCommand(a), newReplayCommand(a))
 	add(queueCommands, newQueueCommand(a), newScheduleCommand(a))
-	add(serverCommands, newServeCommand(a), newDoctorCommand(a), newImageCommand(a), newDevCommand(a), newDemoCommand(a), newSettingsCommand(a), newVersionCommand(a))
+	add(serverCommands, newServeCommand(a), newReadyCommand(), newDoctorCommand(a), newImageCommand(a), newDevCommand(a), newDemoCommand(a), newSettingsCommand(a), newVersionCommand(a))
 	onlyCommands(root)
 	root.InitDefaultCompletionCmd()
 	for _, command := range root.Commands() {

@@ -70,7 +70,7 @@ All settings come from the environment; see "dispatcher settings".`,
 func natsOptions(settings *config.Config, name string) natsconn.Options {
 	return natsconn.Options{
 		URL: settings.NATS.URL.Reveal(), Name: name, CredentialsFile: settings.NATS.Credentials,
-		User: settings.NATS.User, Password: settings.NATS.Password, Token: settings.NATS.Token,
+		User: settings.NATS.User, Password: settings.NATS.Password, Token: settings.NATS.Token, Inbox: settings.NATS.Inbox,
 		CAFile: settings.NATS.TLSCA, CertFile: settings.NATS.TLSCert, KeyFile: settings.NATS.TLSKey,
 	}
 }

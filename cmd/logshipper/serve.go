@@ -44,7 +44,7 @@ func serve(ctx context.Context, stderr io.Writer) error {
 	nats := settings.NATS
 	conn, js, err := natsconn.DialPatiently(ctx, natsconn.Options{
 		URL: nats.URL.Reveal(), Name: "ropewalk-logshipper", CredentialsFile: nats.Credentials, User: nats.User,
-		Password: nats.Password, Token: nats.Token, CAFile: nats.TLSCA, CertFile: nats.TLSCert, KeyFile: nats.TLSKey,
+		Password: nats.Password, Token: nats.Token, Inbox: nats.Inbox, CAFile: nats.TLSCA, CertFile: nats.TLSCert, KeyFile: nats.TLSKey,
 	}, log)
 	if err != nil {
 		return err

@@ -3,8 +3,10 @@
 package compose
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -37,11 +39,36 @@ func read(t *testing.T) composeFile {
 	if err != nil {
 		t.Fatal(err)
 	}
+	chosen := variables(t)
+	text = []byte(os.Expand(string(text), func(name string) string {
+		name, standard, _ := strings.Cut(name, ":-")
+		value, known := chosen[name]
+		if !known && standard == "" {
+			t.Errorf(".env does not say %s", name)
+		}
+		return cmp.Or(value, standard)
+	}))
 	var file composeFile
 	if err := yaml.Unmarshal(text, &file); err != nil {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// variables are what .env says.
+func variables(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, ".env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			chosen[name] = value
+		}
+	}
+	return chosen
 }
 
 func TestNATSSyncsEveryWrite(t *testing.T) {
@@ -60,20 +87,60 @@ func TestNATSSyncsEveryWrite(t *testing.T) {
 	t.Errorf("no volume is mounted at the store, %s", options.StoreDir)
 }
 
-func TestDispatcherTakesItsSettings(t *testing.T) {
-	environment := read(t).Services["dispatcher"].Environment
-	if len(environment) == 0 {
-		t.Fatal("no settings")
+// Both profiles' dispatchers, and the logshipper, start with what they are given.
+func TestProcessesTakeTheirSettings(t *testing.T) {
+	for service, load := range map[string]func() (*config.Config, error){
+		"dispatcher": config.LoadServe, "logshipper": config.LoadLogs, "local": config.LoadServe,
+	} {
+		t.Run(service, func(t *testing.T) {
+			environment := read(t).Services[service].Environment
+			if len(environment) == 0 {
+				t.Fatal("no settings")
+			}
+			for name, value := range environment {
+				t.Setenv(name, value)
+			}
+			settings, err := load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if local := settings.Launch.Launcher == "local"; local != (service == "local") {
+				t.Errorf("the launcher is %s", settings.Launch.Launcher)
+			}
+			if settings.Archive() == (config.Archive{}) {
+				t.Error("logs are kept nowhere")
+			}
+		})
 	}
-	for name, value := range environment {
-		t.Setenv(name, value)
+}
+
+// The dispatchers have in k3s what they are tested with elsewhere.
+func TestClusterGivesTheShippedRights(t *testing.T) {
+	type role struct {
+		Kind  string `json:"kind"`
+		Rules []any  `json:"rules"`
 	}
-	settings, err := config.LoadServe()
-	if err != nil {
-		t.Fatal(err)
+	rules := func(files ...string) (all []any) {
+		for _, file := range files {
+			text, err := os.ReadFile(filepath.Join(root, "deploy", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for document := range strings.SplitSeq(string(text), "\n---\n") {
+				var found role
+				if err := yaml.Unmarshal([]byte(document), &found); err != nil {
+					t.Fatal(err)
+				}
+				if found.Kind == "Role" {
+					all = append(all, found.Rules...)
+				}
+			}
+		}
+		return all
 	}
-	if settings.Launch.Launcher != "local" {
-		t.Errorf("the launcher is %s; there is no cluster", settings.Launch.Launcher)
+	got, want := rules("compose/k3s/runs.yaml"), rules("manifests/rbac.yaml", "manifests/rbac-images.yaml")
+	if len(want) == 0 || !reflect.DeepEqual(got, want) {
+		t.Errorf("k3s gives %v, want %v", got, want)
 	}
 }
 

@@ -107,6 +107,26 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, request Req
 	}
 }
 
+// Last reads the last message of one subject, which stands in the request's own
+// subject: permissions can be given for it.
+func Last(ctx context.Context, js jetstream.JetStream, stream, subject string) (message Message, found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	reply, err := js.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
+	if err != nil {
+		return Message{}, false, fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	switch status := reply.Header.Get("Status"); status {
+	case "":
+		message, err = parse(reply)
+		return message, err == nil, err
+	case statusNotFound:
+		return Message{}, false, nil
+	default:
+		return Message{}, false, fmt.Errorf("read stream %s: the server answers %s %s", stream, status, reply.Header.Get("Description"))
+	}
+}
+
 func parse(reply *nats.Msg) (Message, error) {
 	sequence, err := strconv.ParseUint(reply.Header.Get("Nats-Sequence"), 10, 64)
 	if err != nil {

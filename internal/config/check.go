@@ -26,6 +26,7 @@ var (
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*$`)
 	imagePattern      = regexp.MustCompile(`^[-A-Za-z0-9.*]+(:[0-9]{1,5})?(/[-a-z0-9._*]+)+$`)
 	projectPattern    = regexp.MustCompile(`^[a-z][-a-z0-9]{4,28}[a-z0-9]$`)
+	subjectPattern    = regexp.MustCompile(`^[-A-Za-z0-9_]+(\.[-A-Za-z0-9_]+)*$`)
 	regionPattern     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 )
 
@@ -55,6 +56,8 @@ func checkText(rule, text string) error {
 		host := strings.TrimPrefix(strings.TrimPrefix(text, "http://"), "https://")
 		return want(err == nil && hostPattern.MatchString(host) && strings.Contains(host, ":"),
 			"%.80q is not a host with a port, such as logging.example.com:443", text)
+	case "subject":
+		return want(subjectPattern.MatchString(text), "%.80q is not a NATS subject without wildcards: words of letters, digits, '-' and '_' with '.' between them", text)
 	case "registry":
 		return checkRegistry(text)
 	case "registry host":

@@ -54,6 +54,7 @@ type NATS struct {
 	TLSCA       string     `envconfig:"ROPEWALK_NATS_TLS_CA" check:"file" example:"/etc/ropewalk/ca.pem" meaning:"PEM file of the authorities that the NATS server's certificate is checked against; unset, the system's."`
 	TLSCert     string     `envconfig:"ROPEWALK_NATS_TLS_CERT" check:"file" needed:"with ROPEWALK_NATS_TLS_KEY" example:"/etc/ropewalk/tls.crt" meaning:"PEM file of the certificate that Ropewalk shows to the NATS server."`
 	TLSKey      string     `envconfig:"ROPEWALK_NATS_TLS_KEY" check:"file" needed:"with ROPEWALK_NATS_TLS_CERT" example:"/etc/ropewalk/tls.key" meaning:"PEM file of that certificate's private key."`
+	Inbox       string     `envconfig:"ROPEWALK_NATS_INBOX" check:"subject" example:"_INBOX.dispatcher" meaning:"What the subjects begin with that answers of the NATS server come in on; a user whose permissions let it listen to some of them only, so that it cannot read what others are sent, needs those; unset, NATS's own default, _INBOX."`
 	Replicas    int        `envconfig:"ROPEWALK_NATS_REPLICAS" default:"1" min:"1" max:"5" example:"3" meaning:"How many servers of a NATS cluster keep a copy of the queue and the records; with 1, set the server's sync_interval to always."`
 }
 

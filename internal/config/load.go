@@ -40,6 +40,12 @@ func LoadLogs() (*Config, error) {
 	}})
 }
 
+// LoadProbe reads what is needed to ask a process of ours how it is. An error
+// is an [*Error] with every problem.
+func LoadProbe() (*Config, error) {
+	return load(role{reads: func(group string) bool { return group == "HTTP" }})
+}
+
 // LoadServe reads and checks every setting. An error is an [*Error] with every
 // problem.
 func LoadServe() (*Config, error) { return load(serving()) }

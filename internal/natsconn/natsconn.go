@@ -29,6 +29,9 @@ type Options struct {
 	User            string
 	Password        run.Secret
 	Token           run.Secret
+	// Inbox begins the subjects that answers come in on; empty for NATS's own
+	// default.
+	Inbox string
 	// CAFile, CertFile and KeyFile are PEM files for TLS.
 	CAFile, CertFile, KeyFile string
 }
@@ -58,6 +61,9 @@ func (o Options) natsOptions(log zerolog.Logger) []nats.Option {
 	}
 	if o.User != "" {
 		options = append(options, nats.UserInfo(o.User, o.Password.Reveal()))
+	}
+	if o.Inbox != "" {
+		options = append(options, nats.CustomInboxPrefix(o.Inbox))
 	}
 	if o.Token != "" {
 		options = append(options, nats.Token(o.Token.Reveal()))

@@ -29,6 +29,23 @@ func Waiting(ctx context.Context, js jetstream.JetStream, id string) (run.Run, e
 	return waitingRun(messages[len(messages)-1]), nil
 }
 
+// WaitingIn is [Waiting] of a run whose queue is known, in its first attempt;
+// later ones have a record. It reads that one message by its own subject, so
+// that permissions can be given for a queue.
+func WaitingIn(ctx context.Context, js jetstream.JetStream, queue, id string) (run.Run, error) {
+	if !run.ValidQueue(queue) || !run.ValidID(id) {
+		return run.Run{}, fmt.Errorf("run %q of queue %q: %w", id, queue, run.ErrNotFound)
+	}
+	message, found, err := batchget.Last(ctx, js, Stream, Subject(queue, id, 1))
+	if err != nil {
+		return run.Run{}, fmt.Errorf("look up run %s: %w", id, err)
+	}
+	if !found {
+		return run.Run{}, fmt.Errorf("run %s: %w", id, run.ErrNotFound)
+	}
+	return waitingRun(message), nil
+}
+
 // ListWaiting gives the records of runs in the stream to take, the newest
 // first, until take returns false; of one queue, or of all if it is empty.
 // Among them are runs that are under way.

@@ -101,9 +101,15 @@ func (s *Store) page(ctx context.Context, subjects []string) ([]run.Run, error) 
 // run from now on. ready, unless it is nil, is called once what was there has
 // been reported: whatever happens from then on is not missed.
 func (s *Store) Watch(ctx context.Context, id string, ready func(), changed func(run.Run) bool) error {
-	keys, options := "*."+id, []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
+	return s.WatchIn(ctx, "*", id, ready, changed)
+}
+
+// WatchIn is [Store.Watch] of a queue, or of a run whose queue is known, so that
+// permissions can be given for a queue.
+func (s *Store) WatchIn(ctx context.Context, queue, id string, ready func(), changed func(run.Run) bool) error {
+	keys, options := key(queue, id), []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
 	if id == "" {
-		keys, options = ">", append(options, jetstream.UpdatesOnly())
+		keys, options = key(queue, "*"), append(options, jetstream.UpdatesOnly())
 	}
 	watcher, err := s.records.Watch(ctx, keys, options...)
 	if err != nil {

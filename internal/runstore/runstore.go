@@ -135,6 +135,22 @@ func (s *Store) Lookup(ctx context.Context, id string) (run.Run, uint64, error) 
 	return run.Run{}, 0, fmt.Errorf("run %s: %w", id, run.ErrNotFound)
 }
 
+// Get is [Store.Lookup] of a run whose queue is known. It reads that one record
+// by its own subject, so that permissions can be given for a queue.
+func (s *Store) Get(ctx context.Context, queue, id string) (run.Run, error) {
+	if !run.ValidQueue(queue) || !run.ValidID(id) {
+		return run.Run{}, fmt.Errorf("run %q of queue %q: %w", id, queue, run.ErrNotFound)
+	}
+	entry, err := s.records.Get(ctx, key(queue, id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return run.Run{}, fmt.Errorf("run %s: %w", id, run.ErrNotFound)
+	}
+	if err != nil {
+		return run.Run{}, fmt.Errorf("look up run %s: %w", id, err)
+	}
+	return decode(entry.Value())
+}
+
 // Create stores the first record of a run and its place in the index, and
 // returns the record's revision; [run.ErrConflict] when there is a record of
 // this id already, in whatever queue, [run.ErrTooLarge] when the server does not

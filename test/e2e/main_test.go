@@ -22,6 +22,8 @@ var parts struct {
 	// it, and nats-server.
 	dispatcher, faulty, logshipper, natsServer string
 	image                                      string
+	// helm is the program that the chart is installed with.
+	helm string
 }
 
 func TestMain(m *testing.M) {
@@ -74,6 +76,10 @@ func prepare() (dir string, err error) {
 		if err := rig.Build(ctx, build.out, build.pkg, build.flags...); err != nil {
 			return "", err
 		}
+	}
+	parts.helm = filepath.Join(dir, "helm")
+	if err := rig.BuildTool(ctx, parts.helm, filepath.Join(root, "tools", "helm"), "helm.sh/helm/v4/cmd/helm"); err != nil {
+		return "", err
 	}
 	return dir, nil
 }

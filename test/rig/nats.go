@@ -102,8 +102,10 @@ func (n *NATS) Connect() (*nats.Conn, jetstream.JetStream, error) {
 }
 
 // FreeAddress returns a loopback address that nothing listens on at the moment.
-func FreeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func FreeAddress() (string, error) { return freeAddressOn("127.0.0.1") }
+
+func freeAddressOn(host string) (string, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}

@@ -20,6 +20,18 @@ func Build(ctx context.Context, out, pkg string, flags ...string) error {
 	return nil
 }
 
+// BuildTool compiles a program of another module, which stands in the folder
+// module, into the file out.
+func BuildTool(ctx context.Context, out, module, pkg string) error {
+	command := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
+	command.Dir = module
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if text, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
+	}
+	return nil
+}
+
 // Process is a running program whose output goes to a file.
 type Process struct {
 	cmd  *exec.Cmd

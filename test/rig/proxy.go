@@ -22,7 +22,11 @@ type Proxy struct {
 
 // NewProxy listens on a free loopback address and passes connections on to the
 // host of a URL.
-func NewProxy(server string) (*Proxy, error) {
+func NewProxy(server string) (*Proxy, error) { return NewProxyOn("127.0.0.1", server) }
+
+// NewProxyOn is NewProxy on another address of this machine, such as one that
+// pods can reach.
+func NewProxyOn(address, server string) (*Proxy, error) {
 	target, err := url.Parse(server)
 	if err != nil {
 		return nil, fmt.Errorf("read the server's address: %w", err)
@@ -32,7 +36,7 @@ func NewProxy(server string) (*Proxy, error) {
 		port = "443"
 	}
 	p := &Proxy{target: net.JoinHostPort(target.Hostname(), port), open: map[net.Conn]bool{}}
-	if p.address, err = FreeAddress(); err != nil {
+	if p.address, err = freeAddressOn(address); err != nil {
 		return nil, err
 	}
 	return p, p.Mend()

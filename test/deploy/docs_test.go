@@ -1,0 +1,161 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ropewalk/ropewalk/test/rig"
+)
+
+// block is a fenced block of commands of a page.
+type block struct {
+	page, text string
+	// run: it stands behind a mark that says that it can be run.
+	run bool
+}
+
+var fence = regexp.MustCompile("(?ms)^(<!-- run with dispatcher dev -->\n)?[ ]*```sh\n(.*?)^[ ]*```$")
+
+// pages are the README and everything that is written by hand below docs.
+func pages(t *testing.T) []string {
+	t.Helper()
+	found := []string{filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")}
+	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".md") {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func blocks(t *testing.T) []block {
+	t.Helper()
+	var all []block
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range fence.FindAllStringSubmatch(string(text), -1) {
+			all = append(all, block{page, match[2], match[1] != ""})
+		}
+	}
+	return all
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), match[1])); err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+		}
+	}
+}
+
+// Commands that need more than this machine has are read only: they are shell,
+// the scripts and make targets that they call exist, and our own programs know
+// their commands.
+func TestCommandsInPagesAreReal(t *testing.T) {
+	makefile := string(read(t, "Makefile"))
+	known := string(read(t, "docs", "commands", "dispatcher.md")) + string(read(t, "docs", "commands", "logshipper.md"))
+	called := regexp.MustCompile(`(?m)^\s*(make|deploy/\S+|(?:dispatcher|logshipper)) ?([a-z-]+)? ?([a-z]+)?`)
+	for _, b := range blocks(t) {
+		check := exec.CommandContext(t.Context(), "bash", "-n")
+		check.Stdin = strings.NewReader(b.text)
+		if text, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s\n%s", b.page, err, text, b.text)
+		}
+		for _, call := range called.FindAllStringSubmatch(b.text, -1) {
+			switch program, command := call[1], call[2]; {
+			case program == "make":
+				if !strings.Contains(makefile, "\n"+command+":") {
+					t.Errorf("%s: there is no make %s", b.page, command)
+				}
+			case strings.HasPrefix(program, "deploy/"):
+				if _, err := os.Stat(filepath.Join(root, program)); err != nil {
+					t.Errorf("%s: %v", b.page, err)
+				}
+			case !strings.Contains(known, "## "+program+" "+command+"\n") && !strings.Contains(known, "## "+program+" "+command+" "+call[3]+"\n"):
+				t.Errorf("%s: there is no command %s %s", b.page, program, command)
+			}
+		}
+	}
+}
+
+// What can be run is run, block by block, as it stands.
+func TestCommandsInPagesRun(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "dispatcher")
+	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, b := range blocks(t) {
+		if !b.run {
+			continue
+		}
+		ran++
+		t.Run(filepath.Base(b.page), func(t *testing.T) {
+			url := startDev(t, program)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", b.text)
+			command.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "ROPEWALK_NATS_URL=" + url, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(dir, "logs")}
+			if text, err := command.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s\n%s", err, b.text, text)
+			}
+		})
+	}
+	if ran < 3 {
+		t.Errorf("%d blocks are marked to be run", ran)
+	}
+}
+
+// startDev runs `dispatcher dev` and returns where its NATS server is.
+func startDev(t *testing.T, program string) string {
+	t.Helper()
+	dir := t.TempDir()
+	nats, http := freeAddress(t), freeAddress(t)
+	environment := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "ROPEWALK_HTTP_ADDR=" + http, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(filepath.Dir(program), "logs")}
+	process, err := rig.Start(program, []string{"dev", "--nats-addr", nats, "--data", filepath.Join(dir, "data")}, environment, filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(process.Kill)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err = rig.Poll(ctx, 20*time.Millisecond, func() error {
+		command := exec.CommandContext(ctx, program, "ready")
+		command.Env = []string{"ROPEWALK_HTTP_ADDR=" + http}
+		text, err := command.CombinedOutput()
+		if err != nil {
+			return errors.New(string(text))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "nats://" + nats
+}

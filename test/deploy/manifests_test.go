@@ -1,0 +1,211 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ropewalk/ropewalk/internal/config"
+	"github.com/ropewalk/ropewalk/internal/metrics"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+var root = filepath.Join("..", "..")
+
+func read(t *testing.T, path ...string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(append([]string{root}, path...)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// manifest decodes the objects of one kind that a file holds.
+func manifest[T any](t *testing.T, kind string, path ...string) []T {
+	t.Helper()
+	var found []T
+	for document := range strings.SplitSeq(string(read(t, path...)), "\n---\n") {
+		var meta struct {
+			Kind string `json:"kind"`
+		}
+		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
+			t.Fatal(err)
+		}
+		if meta.Kind == kind {
+			var object T
+			if err := yaml.UnmarshalStrict([]byte(document), &object); err != nil {
+				t.Fatalf("%s: %v", filepath.Join(path...), err)
+			}
+			found = append(found, object)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s holds no %s", filepath.Join(path...), kind)
+	}
+	return found
+}
+
+var flavours = map[string]config.Flavour{"kubernetes": config.FlavourKubernetes, "aws": config.FlavourAWS, "gcp": config.FlavourGCP}
+
+// The Role of the chart is the one that the dispatcher's own tests run with.
+func TestChartGivesWhatTheDispatcherIsTestedWith(t *testing.T) {
+	var want []rbacv1.PolicyRule
+	for _, file := range []string{"rbac.yaml", "rbac-images.yaml"} {
+		for _, role := range manifest[rbacv1.Role](t, "Role", "deploy", "manifests", file) {
+			want = append(want, role.Rules...)
+		}
+	}
+	for flavour := range flavours {
+		roles := manifest[rbacv1.Role](t, "Role", "deploy", "manifests", flavour+".yaml")
+		if len(roles) != 1 || !reflect.DeepEqual(roles[0].Rules, want) {
+			t.Errorf("%s: the Role is %+v, want %+v", flavour, roles, want)
+		}
+		for _, binding := range manifest[rbacv1.RoleBinding](t, "RoleBinding", "deploy", "manifests", flavour+".yaml") {
+			if len(binding.Subjects) != 1 || binding.Subjects[0].Name != "ropewalk-dispatcher" || binding.Subjects[0].Namespace != "ropewalk" {
+				t.Errorf("%s: the Role is bound to %+v", flavour, binding.Subjects)
+			}
+		}
+	}
+}
+
+// Each process starts with what its Deployment sets.
+func TestProcessesTakeTheirEnvironment(t *testing.T) {
+	for flavour, want := range flavours {
+		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
+			container := deployment.Spec.Template.Spec.Containers[0]
+			t.Run(flavour+" "+container.Name, func(t *testing.T) {
+				environment := map[string]string{}
+				for _, source := range container.EnvFrom {
+					for _, settings := range manifest[corev1.ConfigMap](t, "ConfigMap", "deploy", "manifests", flavour+".yaml") {
+						if settings.Name == source.ConfigMapRef.Name {
+							maps.Copy(environment, settings.Data)
+						}
+					}
+				}
+				for _, variable := range container.Env {
+					switch {
+					case variable.ValueFrom != nil:
+						environment[variable.Name] = "from a Secret"
+					case strings.HasPrefix(variable.Value, "/etc/ropewalk/"):
+						file := filepath.Join(t.TempDir(), "file")
+						if err := os.WriteFile(file, nil, 0o600); err != nil {
+							t.Fatal(err)
+						}
+						environment[variable.Name] = file
+					default:
+						environment[variable.Name] = variable.Value
+					}
+				}
+				for name, value := range environment {
+					t.Setenv(name, value)
+				}
+				load := config.LoadServe
+				if container.Name == "logshipper" {
+					load = config.LoadLogs
+				}
+				settings, err := load()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if settings.Kubernetes.Flavour != want || settings.NATS.Inbox != "_INBOX."+container.Name || settings.NATS.User == "" {
+					t.Errorf("flavour %s, inbox %s, user %q", settings.Kubernetes.Flavour, settings.NATS.Inbox, settings.NATS.User)
+				}
+			})
+		}
+	}
+}
+
+// Only the dispatcher is given a token of the cluster's, and logs are shipped
+// where they are kept.
+func TestWhatRunsInEachFlavour(t *testing.T) {
+	for flavour, want := range map[string][]string{"kubernetes": {"dispatcher"}, "aws": {"dispatcher", "logshipper"}, "gcp": {"dispatcher"}} {
+		var names []string
+		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
+			pod := deployment.Spec.Template.Spec
+			name := pod.Containers[0].Name
+			names = append(names, name)
+			if *pod.AutomountServiceAccountToken != (name == "dispatcher") {
+				t.Errorf("%s %s: token %v", flavour, name, *pod.AutomountServiceAccountToken)
+			}
+			if rolling := deployment.Spec.Strategy.RollingUpdate; rolling.MaxUnavailable.IntValue() != 0 || rolling.MaxSurge.IntValue() != 1 {
+				t.Errorf("%s %s: a replica goes before another one is ready: %+v", flavour, name, rolling)
+			}
+		}
+		slices.Sort(names)
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: %v run, want %v", flavour, names, want)
+		}
+	}
+}
+
+// A dashboard or alert on a metric that does not exist says nothing, forever.
+func TestMetricsThatAreWatchedExist(t *testing.T) {
+	exported := exportedMetrics(t)
+	used := regexp.MustCompile(`\bropewalk_[a-z_]+`)
+	for _, file := range []string{"rules.yaml", "dashboard.json"} {
+		names := used.FindAllString(string(read(t, "deploy", "helm", "ropewalk", "files", file)), -1)
+		if len(names) < 5 {
+			t.Errorf("%s watches %v only", file, names)
+		}
+		for _, name := range names {
+			if !exported[name] {
+				t.Errorf("%s: there is no metric %s", file, name)
+			}
+		}
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title string `json:"title"`
+		} `json:"panels"`
+	}
+	if err := json.Unmarshal(read(t, "deploy", "helm", "ropewalk", "files", "dashboard.json"), &dashboard); err != nil || len(dashboard.Panels) < 10 {
+		t.Errorf("the dashboard has %d panels: %v", len(dashboard.Panels), err)
+	}
+}
+
+// exportedMetrics are the names of a process that did one of everything.
+func exportedMetrics(t *testing.T) map[string]bool {
+	t.Helper()
+	counters := metrics.New("test")
+	observeOnce(counters)
+	answer := httptest.NewRecorder()
+	counters.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	names := map[string]bool{}
+	for line := range strings.Lines(answer.Body.String()) {
+		if !strings.HasPrefix(line, "#") {
+			names[regexp.MustCompile(`^[a-z_]+`).FindString(line)] = true
+		}
+	}
+	return names
+}
+
+func observeOnce(counters *metrics.Metrics) {
+	started, finished := time.Unix(1, 0), time.Unix(2, 0)
+	counters.Claimed("q", true, true)
+	counters.Launched("q", time.Second)
+	counters.Retried("q", run.Evicted)
+	counters.Finished(run.Run{Queue: "q", State: run.Failed, StartedAt: &started, FinishedAt: &finished})
+	counters.Request("GET", "jobs", 200)
+	counters.Lost("rotated")
+	counters.SinkRequest("PutObject")
+	counters.Watch(metrics.Sources{Held: func() int { return 1 }, Queues: func(context.Context) ([]metrics.QueueState, error) {
+		return []metrics.QueueState{{Queue: "q"}}, nil
+	}})
+	counters.WatchStream(func() (metrics.StreamLoad, error) { return metrics.StreamLoad{}, nil })
+}

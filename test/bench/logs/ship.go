@@ -24,6 +24,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/ship"
 	"github.com/ropewalk/ropewalk/internal/sink/file"
+	"github.com/ropewalk/ropewalk/test/rig"
 )
 
 // sample is a line as programs write them; no two are the same.
@@ -128,33 +129,49 @@ func shipped(ctx context.Context, js jetstream.JetStream, dir string, logs int) 
 	return took, cpu, t.puts.Load(), <-ended
 }
 
-// awaitShipped ships until so many lines were confirmed.
-func (b *bench) awaitShipped(ctx context.Context, js jetstream.JetStream, dir string, lines int) error {
+// shipping starts a shipper, and returns once it stands by for every partition.
+// What it returns waits until so many lines were confirmed, and ends it.
+func shipping(ctx context.Context, js jetstream.JetStream, dir string, lines int) (await func() error, err error) {
 	settings, err := config.LoadLogs()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	settings.Logs.ShipAge = time.Second
+	// The last lines shall not wait for others: the pod goes on.
+	settings.Logs.ShipAge, settings.Logs.ShipBytes = 100*time.Millisecond, 2<<20
 	folder, err := file.New(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	kept, err := archive.New(folder)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	counts := &confirmed{Metrics: metrics.New("bench"), want: int64(lines), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- logship.Run(ctx, js, settings, kept, counts, zerolog.Nop()) }()
-	select {
-	case <-counts.done:
-		cancel()
-		return <-ended
-	case err := <-ended:
-		return errors.Join(err, context.Cause(ctx), errors.New("the shipper ended early"))
+	await = func() error {
+		defer cancel()
+		select {
+		case <-counts.done:
+			cancel()
+			return <-ended
+		case err := <-ended:
+			return errors.Join(err, context.Cause(ctx), errors.New("the shipper ended early"))
+		}
 	}
+	err = rig.Poll(ctx, 50*time.Millisecond, func() error {
+		stream, err := js.Stream(ctx, logstream.Name)
+		if err == nil && stream.CachedInfo().State.Consumers < logstream.Partitions {
+			err = errors.New("not all partitions have a shipper")
+		}
+		return err
+	})
+	if err != nil {
+		cancel()
+		return nil, errors.Join(err, <-ended)
+	}
+	return await, nil
 }
 
 // confirmed tells when so many lines were shipped.

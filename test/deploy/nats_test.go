@@ -155,11 +155,39 @@ func (c *natsCluster) operatorWorks(ctx context.Context, t *testing.T) {
 		_, err := all.Usage(ctx, queue)
 		work("look at queue "+queue.Name, err)
 	}
+	c.operatorSchedules(ctx, all, work)
 	_, err = all.PutContext(ctx, []byte("files"))
 	work("store the files of a build", err)
 	if violations := told.take(); violations != nil {
 		t.Error(violations)
 	}
+}
+
+// operatorSchedules has a queue and a schedule come, work and go.
+func (c *natsCluster) operatorSchedules(ctx context.Context, all *client.Client, work func(string, error)) {
+	c.t.Helper()
+	work("create a queue", all.CreateQueue(ctx, client.Queue{Name: "passing", Concurrency: 1}))
+	soon := time.Now().Add(time.Second)
+	_, err := all.CreateSchedule(ctx, client.Schedule{Name: "once", At: &soon, Request: client.Request{Queue: "passing", Command: []string{"true"}}})
+	work("create a schedule", err)
+	var id string
+	work("await its run", rig.Poll(ctx, 100*time.Millisecond, func() error {
+		schedule, err := all.Schedule(ctx, "once")
+		if id = schedule.Run; err == nil && id == "" {
+			err = errors.New("it has not begun")
+		}
+		return err
+	}))
+	_, err = all.Wait(ctx, id)
+	work("wait for its run", err)
+	_, err = all.Schedules(ctx)
+	work("list schedules", err)
+	work("pause", all.PauseSchedule(ctx, "once"))
+	work("resume", all.ResumeSchedule(ctx, "once"))
+	work("delete the schedule", all.DeleteSchedule(ctx, "once"))
+	_, err = all.UpdateQueue(ctx, "passing", false, func(queue *client.Queue) error { queue.Draining = true; return nil })
+	work("drain the queue", err)
+	work("delete the queue", rig.Poll(ctx, 100*time.Millisecond, func() error { return all.DeleteQueue(ctx, "passing") }))
 }
 
 func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {

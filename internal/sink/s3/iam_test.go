@@ -121,7 +121,7 @@ func TestPoliciesAllowWhatIsCalled(t *testing.T) {
 	work(kept.Put(ctx, log, sinktest.Lines(1, 10)))
 	_, _, err = kept.Reached(ctx, log)
 	work(err)
-	work(kept.Finish(ctx, log, sinktest.Lines(11, 10)))
+	work(kept.Finish(ctx, log, sinktest.Lines(11, 10), 21))
 	large := make([]byte, 65<<20)
 	work(bucket.Put(ctx, "large", bytes.NewReader(large), int64(len(large))))
 	if !shipping.seen["CreateMultipartUpload"] {
@@ -132,7 +132,7 @@ func TestPoliciesAllowWhatIsCalled(t *testing.T) {
 
 	reading := &recorder{seen: map[string]bool{}}
 	_, kept = open(reading)
-	stored, err := kept.Logs(ctx, "r")
+	stored, err := kept.Logs(ctx, "r", time.Time{})
 	work(err)
 	if len(stored) != 1 {
 		t.Fatalf("%d logs, want 1", len(stored))

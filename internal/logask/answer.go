@@ -118,8 +118,9 @@ func (r *reply) lines(ctx context.Context, source Source, runID string, data []b
 		if left <= 0 {
 			return errEnough
 		}
-		left -= len(line.Text) + 1
-		return r.line(lineOf(log, line))
+		size, err := r.line(lineOf(log, line))
+		left -= size
+		return err
 	})
 	if errors.Is(err, errEnough) {
 		summary.More, err = true, nil
@@ -127,16 +128,17 @@ func (r *reply) lines(ctx context.Context, source Source, runID string, data []b
 	return summary, errors.Join(err, r.flush())
 }
 
-func (r *reply) line(line Line) error {
+// line adds a line to the answer, and returns how many bytes of it that takes.
+func (r *reply) line(line Line) (size int, err error) {
 	text, err := json.Marshal(line)
 	if err != nil {
-		return fmt.Errorf("encode a line: %w", err)
+		return 0, fmt.Errorf("encode a line: %w", err)
 	}
 	r.page = append(append(r.page, text...), '\n')
-	if len(r.page) < messageBytes {
-		return nil
+	if len(r.page) >= messageBytes {
+		err = r.flush()
 	}
-	return r.flush()
+	return len(text) + 1, err
 }
 
 func (r *reply) flush() error {

@@ -26,7 +26,7 @@ const (
 	Group = "ropewalk-logs"
 	// EndHeader marks the last message of an answer.
 	EndHeader = "Ropewalk-End"
-	// DefaultBytes is how much text an answer has at most: what is on its way
+	// DefaultBytes is about how large an answer is at most: what is on its way
 	// is held in memory by the server and by who asks.
 	DefaultBytes = 4 << 20
 	// MostBytes is how much may be asked for.
@@ -44,7 +44,8 @@ type Request struct {
 	Container string `json:"container,omitempty"`
 	// From is the sequence of the first line that is wanted of each log.
 	From uint64 `json:"from,omitempty"`
-	// Bytes is how much text is wanted at most; 0 is [DefaultBytes].
+	// Bytes is about how large the answer may be, as it is sent; 0 is
+	// [DefaultBytes].
 	Bytes int `json:"bytes,omitempty"`
 	// List wants no lines, only which logs the archive has.
 	List bool `json:"list,omitempty"`

@@ -56,7 +56,7 @@ def fail_run(run_id: UUID, reason: str) -> bool:
         status = store.get_run(run_id, hydrate=False).status
     except KeyError:
         return False  # deleted, or another server's
-    waiting = {getattr(ExecutionStatus, name, None) for name in ("INITIALIZING", "PROVISIONING", "RESUMING")}
+    waiting = {getattr(ExecutionStatus, name, None) for name in ("INITIALIZING", "RESUMING")}
     if status not in waiting:
         return False
     update: dict[str, Any] = {"status": ExecutionStatus.FAILED}

@@ -35,7 +35,7 @@ func (p *patient) natsChecks() []doctor.Check {
 func (p *patient) lookAtNATS(ctx context.Context) doctor.Finding {
 	conn, js, err := natsconn.Dial(ctx, natsOptions(p.settings, "ropewalk-doctor"), zerolog.Nop())
 	if err != nil {
-		return doctor.Bad("", "%v.", err) // says what to do itself
+		return doctor.Bad("See whether ROPEWALK_NATS_URL names the right server, and ROPEWALK_NATS_CREDENTIALS or ROPEWALK_NATS_USER one of its users.", "%v.", err)
 	}
 	p.conn, p.js = conn, js
 	if err := natsconn.RequireVersion(conn.ConnectedServerVersion()); err != nil {
@@ -49,7 +49,7 @@ func (p *patient) streams() []string {
 	const bucket = "KV_" // as the server names the stream of a bucket
 	names := []string{
 		queue.Stream, queue.DueStream, runstore.IndexStream,
-		bucket + queue.DefinitionBucket, bucket + queue.CancellationBucket, bucket + runstore.Bucket, bucket + runstore.RequestBucket,
+		bucket + queue.DefinitionBucket, bucket + queue.CancellationBucket, bucket + queue.ScheduleBucket, bucket + queue.StartBucket, bucket + runstore.Bucket, bucket + runstore.RequestBucket,
 	}
 	if p.settings.Archive() != (config.Archive{}) {
 		names = append(names, logstream.Name)

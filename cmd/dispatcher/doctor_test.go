@@ -74,6 +74,12 @@ func serverWithStreams(t *testing.T, options ...func(*server.Options)) (jetstrea
 	if _, err := queue.CreateDue(t.Context(), js, 1); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := queue.CreateSchedules(t.Context(), js, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := queue.CreateStarts(t.Context(), js, 1); err != nil {
+		t.Fatal(err)
+	}
 	known, err := definitions.Get(t.Context(), "default")
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +121,7 @@ func TestDoctorFindsNothingWrong(t *testing.T) {
 	wantFinding(t, findings, "nats", doctor.OK, "answers at nats://127.0.0.1")
 	wantFinding(t, findings, "jetstream", doctor.OK, "no limit")
 	wantFinding(t, findings, "nats disk sync", doctor.Unknown, "--nats-monitor")
-	wantFinding(t, findings, "streams", doctor.OK, "All 7 streams are there, each on 1 server.")
+	wantFinding(t, findings, "streams", doctor.OK, "All 9 streams are there, each on 1 server.")
 	wantFinding(t, findings, "queues", doctor.OK, "default (2)")
 	wantFinding(t, findings, "log archive", doctor.Warning, "ROPEWALK_LOG_ARCHIVE")
 }
@@ -207,7 +213,7 @@ func TestDoctorNamesWhatIsWrongWithNATS(t *testing.T) {
 				t.Helper()
 				return map[string]string{"ROPEWALK_NATS_URL": natsURL(t, accountWith(t, map[string]string{"max_streams": "3"}))}
 			},
-			"jetstream", doctor.Failed, "may have 3 streams and has 0; Ropewalk needs 7 more",
+			"jetstream", doctor.Failed, "may have 3 streams and has 0; Ropewalk needs 9 more",
 		},
 	} {
 		t.Run(says, func(t *testing.T) {

@@ -29,7 +29,8 @@ const (
 
 // evidence reads what goes with the end of an attempt that did not succeed: the
 // newest warnings about its pod, and the last lines of its log. It makes two
-// requests, or one where there can be no log, or none where there was no pod. It
+// requests, or three where an event is late, or one where there can be no log, or
+// none where there was no pod. It
 // reads what there is: only the context's end is an error.
 func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) (*run.Evidence, error) {
 	pod, found := witness(s)
@@ -43,7 +44,7 @@ func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) 
 	defer cancel()
 	evidence := &run.Evidence{}
 	var lacking []error
-	events, err := l.warnings(limited, pod)
+	events, err := l.warnings(limited, pod, seen.Reason)
 	if err != nil {
 		lacking = append(lacking, fmt.Errorf("the pod's events cannot be read: %s", refusal(err).Message))
 	}
@@ -94,8 +95,29 @@ func speaker(pod PodSight) (name string, wrote bool) {
 	return name, false
 }
 
-// warnings lists the warning events about a pod.
-func (l *Launcher) warnings(ctx context.Context, pod PodSight) ([]*corev1.Event, error) {
+// eventLag is how long after a pod's state the event that explains it may come:
+// they are written apart.
+const eventLag = 2 * time.Second
+
+// warnings lists the warning events about a pod. For an end that the cluster
+// tells of by an event for certain, it waits for one a little.
+func (l *Launcher) warnings(ctx context.Context, pod PodSight, reason run.Reason) ([]*corev1.Event, error) {
+	events, err := l.listWarnings(ctx, pod)
+	expected := reason == run.ImagePullFailed || reason == run.InvalidPodSpec || reason == run.Unschedulable
+	if err != nil || len(events) > 0 || !expected {
+		return events, err
+	}
+	timer := time.NewTimer(eventLag)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return l.listWarnings(ctx, pod)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *Launcher) listWarnings(ctx context.Context, pod PodSight) ([]*corev1.Event, error) {
 	list, err := l.client.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: "involvedObject.uid=" + string(pod.UID) + ",type=" + corev1.EventTypeWarning, Limit: mostEvents,
 	})

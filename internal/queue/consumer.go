@@ -357,12 +357,6 @@ func pause(ctx context.Context, while time.Duration) {
 // configure creates or updates the queue's consumer. Every replica does; the
 // calls are the same and the server takes them as one.
 func (s *served) configure(ctx context.Context, definition Definition) (jetstream.Consumer, error) {
-	limit := definition.Concurrency
-	if definition.Paused {
-		// With this and one run under way, the server delivers nothing but
-		// what was delivered before; see pull.adopt.
-		limit = 1
-	}
 	consumer, err := s.consumer.config.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
 		Durable: ConsumerPrefix + definition.Name, Description: "Ropewalk: the runs of queue " + definition.Name,
 		FilterSubject: Subjects + definition.Name + ".>",
@@ -370,7 +364,7 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 		// A redelivery is not a failed attempt; attempts are counted in the
 		// run's record.
 		MaxDeliver:    -1,
-		MaxAckPending: limit,
+		MaxAckPending: definition.maxAckPending(),
 		MaxWaiting:    maxWaiting,
 	})
 	if err != nil {

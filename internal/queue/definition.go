@@ -66,6 +66,16 @@ func (d Definition) subject() string {
 	return Subjects + d.Name + ".>"
 }
 
+// maxAckPending is how many messages of the queue the server lets be under way.
+func (d Definition) maxAckPending() int {
+	if d.Paused {
+		// With this and one run under way, the server delivers nothing but
+		// what was delivered before; see pull.adopt.
+		return 1
+	}
+	return d.Concurrency
+}
+
 // equal reports whether two definitions say the same.
 func (d Definition) equal(other Definition) bool {
 	a, errA := json.Marshal(d)

@@ -31,7 +31,7 @@ func Inspect(ctx context.Context, js jetstream.JetStream, replicas int, ackWait 
 		return nil, nil, err
 	}
 	for _, queue := range queues {
-		if !slices.Contains(stream.CachedInfo().Config.Subjects, Subjects+queue.Name+".>") {
+		if !slices.Contains(stream.CachedInfo().Config.Subjects, queue.subject()) {
 			wrong = append(wrong, fmt.Sprintf("%s takes no requests for queue %s", Stream, queue.Name))
 		}
 		consumer, err := stream.Consumer(ctx, ConsumerPrefix+queue.Name)
@@ -72,7 +72,7 @@ func inspectConsumer(have jetstream.ConsumerConfig, queue Definition, ackWait ti
 			wrong = append(wrong, "the consumer of queue "+queue.Name+" "+fmt.Sprintf(format, args...))
 		}
 	}
-	differs(have.MaxAckPending != queue.Concurrency, "lets %d runs be under way, not %d", have.MaxAckPending, queue.Concurrency)
+	differs(have.MaxAckPending != queue.maxAckPending(), "lets %d runs be under way, not %d", have.MaxAckPending, queue.maxAckPending())
 	differs(have.AckWait != ackWait, "waits %s for a sign of life, not %s", have.AckWait, ackWait)
 	differs(len(have.BackOff) > 0, "has a back-off, which replaces that wait")
 	differs(have.MaxDeliver > 0, "gives a run up after %d deliveries", have.MaxDeliver)

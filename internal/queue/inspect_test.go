@@ -43,6 +43,15 @@ func TestInspectNamesWhatSomebodyHasChanged(t *testing.T) {
 	}
 	inspect()
 
+	// A queue that is paused and drained is as it should be, too.
+	if _, err := definitions.Update(ctx, "gpu", false, func(d *Definition) error { d.Paused, d.Draining = true, true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	inspect("the consumer of queue gpu lets 3 runs be under way, not 1")
+	if _, err := definitions.Update(ctx, "gpu", false, func(d *Definition) error { d.Paused, d.Draining = false, false; return nil }); err != nil {
+		t.Fatal(err)
+	}
+
 	config.MaxAckPending, config.AckWait, config.MaxDeliver, config.BackOff = 1000, time.Second, 5, []time.Duration{time.Second}
 	if _, err := js.UpdateConsumer(ctx, Stream, config); err != nil {
 		t.Fatal(err)

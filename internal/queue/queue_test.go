@@ -166,7 +166,8 @@ func TestACleanStopHandsBackAtOnce(t *testing.T) {
 	if took := time.Since(stopped); took > 1500*time.Millisecond {
 		t.Errorf("the run came back after %s", took)
 	}
-	if second.ID != "r" || second.Redelivered != 1 {
+	// The one that stops may have been given it again before it ceased to pull.
+	if second.ID != "r" || second.Redelivered < 1 {
 		t.Errorf("the second delivery is %+v", second)
 	}
 }

@@ -206,7 +206,7 @@ func (a *Archive) Put(ctx context.Context, log logevent.Log, lines []logevent.Li
 
 // Finish keeps the last lines of a log, and makes all of it one object.
 // The sequence that follows is told by the chunks.
-func (a *Archive) Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, _ uint64) error {
+func (a *Archive) Finish(ctx context.Context, log logevent.Log, lines []logevent.Line, next uint64) error {
 	if len(lines) > 0 && lines[0].Seq == 1 {
 		// Chunks that there are nevertheless are another shipper's, of the
 		// same lines.
@@ -218,7 +218,7 @@ func (a *Archive) Finish(ctx context.Context, log logevent.Log, lines []logevent
 	if err := a.Put(ctx, log, lines); err != nil {
 		return err
 	}
-	return a.merge(ctx, log)
+	return a.merge(ctx, log, next)
 }
 
 func (a *Archive) put(ctx context.Context, key string, body []byte) error {
@@ -229,8 +229,9 @@ func (a *Archive) put(ctx context.Context, key string, body []byte) error {
 }
 
 // merge makes the chunks of a log one object, and removes them. Chunks are put
-// one behind the other as they are: compressed frames may be.
-func (a *Archive) merge(ctx context.Context, log logevent.Log) error {
+// one behind the other as they are: compressed frames may be. wanted is the
+// sequence that follows the last line.
+func (a *Archive) merge(ctx context.Context, log logevent.Log, wanted uint64) error {
 	all, err := a.chunks(ctx, log)
 	if err != nil {
 		return err
@@ -242,8 +243,17 @@ func (a *Archive) merge(ctx context.Context, log logevent.Log) error {
 		return a.put(ctx, finalKey(log), a.encode(log, nil, true)) // an empty log
 	}
 	some, next := needed(all)
-	if last := slices.MaxFunc(all, func(a, b chunk) int { return cmp.Compare(a.last, b.last) }).last; last >= next {
-		return fmt.Errorf("merge log %s: line %d is missing, and there are later ones up to %d", log, next, last)
+	if last := slices.MaxFunc(all, func(a, b chunk) int { return cmp.Compare(a.last, b.last) }).last; next < wanted || last >= next {
+		// Another shipper has merged the log meanwhile, or this one has, and
+		// the removal of the chunks broke off.
+		index, err := a.Index(ctx, log)
+		if err == nil && index.Last >= max(last, wanted-1) {
+			return a.remove(ctx, all)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return fmt.Errorf("merge log %s: line %d is missing, and there are later ones up to %d", log, next, max(last, wanted-1))
 	}
 	index := Index{Version: indexVersion, Log: log, First: 1, Last: next - 1, Ended: true}
 	exact, offset := true, int64(0)
@@ -255,7 +265,7 @@ func (a *Archive) merge(ctx context.Context, log logevent.Log) error {
 		offset += c.size
 	}
 	if !exact {
-		return a.mergeOverlapping(ctx, log, all)
+		return a.mergeOverlapping(ctx, log, all, wanted)
 	}
 	tail := index.frame()
 	body := &concatenation{ctx: ctx, objects: a.objects, chunks: some, tail: tail}
@@ -268,7 +278,7 @@ func (a *Archive) merge(ctx context.Context, log logevent.Log) error {
 
 // mergeOverlapping rewrites the overlapping chunks first, which only a crash
 // leaves: each chunk that shares lines with the one before is cut.
-func (a *Archive) mergeOverlapping(ctx context.Context, log logevent.Log, all []chunk) error {
+func (a *Archive) mergeOverlapping(ctx context.Context, log logevent.Log, all []chunk, wanted uint64) error {
 	some, _ := needed(all)
 	var stale []chunk
 	expected := uint64(1)
@@ -294,7 +304,7 @@ func (a *Archive) mergeOverlapping(ctx context.Context, log logevent.Log, all []
 	if err := a.remove(ctx, stale); err != nil {
 		return err
 	}
-	return a.merge(ctx, log)
+	return a.merge(ctx, log, wanted)
 }
 
 func (a *Archive) remove(ctx context.Context, chunks []chunk) error {

@@ -105,7 +105,7 @@ func TestALogThatHangsDoesNotHoldTheRun(t *testing.T) {
 func TestAPodThatNeverWroteIsAskedForNoLog(t *testing.T) {
 	onStage(t, func(s *stage) {
 		giveUpOn(s)
-		s.asked("list events", "delete jobs")
+		s.asked("list events", "list events", "delete jobs")
 	})
 }
 

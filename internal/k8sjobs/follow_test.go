@@ -373,17 +373,18 @@ func giveUpOn(s *stage) (*followed, *batchv1.Job) {
 	f.goesOn()
 	s.asked()
 	s.passes(1)
+	s.passes(eventLag) // the event that explains it does not come
 	return f, job
 }
 
 func TestARunIsGivenUpOnlyOnceItsJobIsGone(t *testing.T) {
 	onStage(t, func(s *stage) {
 		f, job := giveUpOn(s)
-		s.asked("list events", "delete jobs")
+		s.asked("list events", "list events", "delete jobs")
 		f.goesOn()
 		s.passes(lag)
 		f.goesOn()
-		s.asked("list events", "delete jobs", "get jobs") // in case the watch is away
+		s.asked("list events", "list events", "delete jobs", "get jobs") // in case the watch is away
 		s.sees(podOf(corev1.PodPending).Pod, true)
 		s.sees(job, true)
 		f.ends(run.Failed, run.ImagePullFailed)

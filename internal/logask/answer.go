@@ -95,7 +95,7 @@ func (r *reply) lines(ctx context.Context, source Source, runID string, data []b
 	if err != nil {
 		return summary, err
 	}
-	if !run.ValidID(runID) {
+	if !run.ValidID(runID) && !logevent.IsBuildID(runID) {
 		return summary, fmt.Errorf("%q is not a run id", runID)
 	}
 	stored, err := source.Logs(ctx, runID)

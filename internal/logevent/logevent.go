@@ -47,7 +47,15 @@ const mostBuild = 40
 // BuildID stands in the place of a run's id in the logs of a build, which is
 // no run's own; its attempt is 1. It is made of the hexadecimal content hash.
 // No run's id begins like it.
-func BuildID(hash string) string { return "_build-" + hash[:min(len(hash), mostBuild)] }
+func BuildID(hash string) string { return buildPrefix + hash[:min(len(hash), mostBuild)] }
+
+const buildPrefix = "_build-"
+
+// IsBuildID tells whether an id is one of [BuildID].
+func IsBuildID(id string) bool {
+	hash, ok := strings.CutPrefix(id, buildPrefix)
+	return ok && len(hash) == mostBuild && strings.Trim(hash, "0123456789abcdef") == ""
+}
 
 // BuildQueue stands in the queue's place.
 const BuildQueue = "builds"

@@ -163,7 +163,7 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 		return
 	}
 	all.Go(func() {
-		err := r.follower.Follow(ctx, log, source)
+		err := r.follow(ctx, log, source)
 		r.mu.Lock()
 		delete(r.active, log)
 		if err == nil {
@@ -172,10 +172,31 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 		r.mu.Unlock()
 		switch {
 		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, logevent.ErrOvertaken):
-			r.log.Info().Str("log", log.String()).Msg("another dispatcher follows this log now")
 		default:
 			r.log.Error().Err(err).Str("log", log.String()).Msg("a log is no longer followed; the next sweep goes on with it")
 		}
 	})
+}
+
+// overtakenPause is how long another follower is left alone.
+const overtakenPause = 3 * time.Second
+
+// follow follows one log to its end. When another one writes it too, that may be
+// the dispatcher that has just handed the run over and is about to end: then
+// nobody would go on.
+func (r *Runs) follow(ctx context.Context, log logevent.Log, source Source) error {
+	for {
+		err := r.follower.Follow(ctx, log, source)
+		if !errors.Is(err, logevent.ErrOvertaken) {
+			return err
+		}
+		r.log.Info().Str("log", log.String()).Msg("another dispatcher writes this log; seeing again soon whether it goes on")
+		timer := time.NewTimer(overtakenPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
 }

@@ -72,6 +72,27 @@ func (s *sink) keep(what string, lines []logevent.Line, end bool) error {
 	return nil
 }
 
+// did is what was asked of the sink.
+func (s *sink) did() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.puts)
+}
+
+// asked is how often it was asked how far a log is.
+func (s *sink) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reached
+}
+
+// over tells whether the log is finished.
+func (s *sink) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finished
+}
+
 func (s *sink) set(broken error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,8 +189,8 @@ func TestASmallLogIsOnePutAndNoQuestion(t *testing.T) {
 		from.give(6, 5, false, false)
 		from.give(11, 0, true, false)
 		synctest.Wait()
-		if !slices.Equal(to.puts, []string{"finish 1-10"}) || to.reached != 0 || !slices.Equal(from.confirmed(), []uint64{1, 6, 11}) || from.purged != 11 {
-			t.Errorf("%v, %d questions, confirmed %v, purged to %d", to.puts, to.reached, from.confirmed(), from.purged)
+		if !slices.Equal(to.did(), []string{"finish 1-10"}) || to.asked() != 0 || !slices.Equal(from.confirmed(), []uint64{1, 6, 11}) || from.purged != 11 {
+			t.Errorf("%v, %d questions, confirmed %v, purged to %d", to.did(), to.asked(), from.confirmed(), from.purged)
 		}
 	})
 }
@@ -181,12 +202,13 @@ func TestSizeAndAgeSendWhatWasGathered(t *testing.T) {
 		from.give(1, 150, false, false)
 		from.give(151, 10, false, false)
 		synctest.Wait()
-		if !slices.Equal(to.puts, []string{"put 1-150"}) {
-			t.Errorf("by size: %v", to.puts)
+		if !slices.Equal(to.did(), []string{"put 1-150"}) {
+			t.Errorf("by size: %v", to.did())
 		}
 		<-time.After(11 * time.Second)
-		if !slices.Equal(to.puts, []string{"put 1-150", "put 151-160"}) {
-			t.Errorf("by age: %v", to.puts)
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"put 1-150", "put 151-160"}) {
+			t.Errorf("by age: %v", to.did())
 		}
 	})
 }
@@ -198,13 +220,15 @@ func TestNothingIsConfirmedWhileTheSinkIsDown(t *testing.T) {
 		to.set(errors.New("503"))
 		from.give(1, 200, true, false)
 		<-time.After(3 * time.Hour)
+		synctest.Wait()
 		if kept := from.confirmed(); len(kept) != 0 {
 			t.Errorf("confirmed %v", kept)
 		}
 		to.set(nil)
 		<-time.After(time.Minute)
-		if kept := from.confirmed(); !slices.Equal(kept, []uint64{1}) || !to.finished {
-			t.Errorf("confirmed %v, finished %v", kept, to.finished)
+		synctest.Wait()
+		if kept := from.confirmed(); !slices.Equal(kept, []uint64{1}) || !to.over() {
+			t.Errorf("confirmed %v, finished %v", kept, to.over())
 		}
 	})
 }
@@ -220,6 +244,7 @@ func TestWhoTakesOverKeepsEachLineOnce(t *testing.T) {
 		defer running(t, to, from)()
 		from.give(9, 4, false, false)
 		<-time.After(15 * time.Second)
+		synctest.Wait()
 		if len(from.confirmed()) != 0 {
 			t.Errorf("confirmed %v before the lines that precede them", from.confirmed())
 		}
@@ -227,13 +252,14 @@ func TestWhoTakesOverKeepsEachLineOnce(t *testing.T) {
 		from.give(6, 3, false, true)
 		from.give(13, 0, true, false)
 		<-time.After(11 * time.Second)
+		synctest.Wait()
 		for seq := uint64(1); seq <= 12; seq++ {
 			if to.kept[seq] != 1 {
 				t.Errorf("line %d is kept %d times", seq, to.kept[seq])
 			}
 		}
-		if kept := from.confirmed(); len(kept) != 4 || !to.finished {
-			t.Errorf("confirmed %v, finished %v", kept, to.finished)
+		if kept := from.confirmed(); len(kept) != 4 || !to.over() {
+			t.Errorf("confirmed %v, finished %v", kept, to.over())
 		}
 		// And what comes again after the end is confirmed at once.
 		from.give(6, 3, false, true)
@@ -253,14 +279,16 @@ func TestOfASinkThatCannotTellTheSourceKnowsWhatWasConfirmed(t *testing.T) {
 		defer running(t, to, from)()
 		from.giveAfter(11, 21, 5, false, false)
 		<-time.After(15 * time.Second)
-		if len(to.puts) != 0 {
-			t.Errorf("%v before the lines that precede them", to.puts)
+		synctest.Wait()
+		if len(to.did()) != 0 {
+			t.Errorf("%v before the lines that precede them", to.did())
 		}
 		from.giveAfter(1, 11, 10, false, true)
 		from.giveAfter(21, 26, 0, true, false)
 		<-time.After(11 * time.Second)
-		if !slices.Equal(to.puts, []string{"finish 11-25"}) || len(from.confirmed()) != 3 {
-			t.Errorf("%v, confirmed %v", to.puts, from.confirmed())
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"finish 11-25"}) || len(from.confirmed()) != 3 {
+			t.Errorf("%v, confirmed %v", to.did(), from.confirmed())
 		}
 	})
 }
@@ -273,12 +301,14 @@ func TestOfASinkThatCannotTellAShipperDoesNotWaitForWhatIsConfirmed(t *testing.T
 		defer running(t, to, from)()
 		from.giveAfter(11, 21, 5, false, false)
 		<-time.After(5 * time.Second)
+		synctest.Wait()
 		from.mu.Lock()
 		from.floor = 11
 		from.mu.Unlock()
 		<-time.After(15 * time.Second)
-		if !slices.Equal(to.puts, []string{"put 21-25"}) {
-			t.Errorf("%v", to.puts)
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"put 21-25"}) {
+			t.Errorf("%v", to.did())
 		}
 	})
 }
@@ -296,8 +326,9 @@ func TestLinesThatAnotherShipperKeptMeanwhileLeaveNoHole(t *testing.T) {
 		}
 		from.give(11, 5, false, false)
 		<-time.After(20 * time.Second)
-		if !slices.Equal(to.puts, []string{"put 1-10", "put 11-15"}) || !slices.Equal(from.confirmed(), []uint64{1, 11}) {
-			t.Errorf("%v, confirmed %v", to.puts, from.confirmed())
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"put 1-10", "put 11-15"}) || !slices.Equal(from.confirmed(), []uint64{1, 11}) {
+			t.Errorf("%v, confirmed %v", to.did(), from.confirmed())
 		}
 	})
 }

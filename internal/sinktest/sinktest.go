@@ -97,6 +97,14 @@ func Run(t *testing.T, sink Sink, remembers bool, read func(t *testing.T, log lo
 			check(t, l, 120)
 		}
 	})
+	t.Run("a log of several pieces, the last of which is given again after its end", func(t *testing.T) {
+		l := log("again")
+		put(t, l, Lines(1, 50))
+		for range 2 { // two shippers, or one that was not told that the first time worked
+			finish(t, l, Lines(51, 20), 71)
+			check(t, l, 70)
+		}
+	})
 	t.Run("pieces that overlap", func(t *testing.T) {
 		l := log("overlap")
 		put(t, l, Lines(1, 50))

@@ -36,7 +36,7 @@ func TestConformance(t *testing.T) {
 		return sinktest.Decode(t, object)
 	})
 	stored, err := kept.Logs(t.Context(), "", time.Time{})
-	if err != nil || len(stored) != 5 {
+	if err != nil || len(stored) != 6 {
 		t.Fatalf("%d logs, %v", len(stored), err)
 	}
 	for _, s := range stored {

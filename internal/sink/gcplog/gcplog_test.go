@@ -117,7 +117,7 @@ func TestConformance(t *testing.T) {
 		return lines
 	})
 	stored, err := sink.Logs(t.Context(), "", time.Unix(1_600_000_000, 0))
-	if err != nil || len(stored) != 5 {
+	if err != nil || len(stored) != 6 {
 		t.Fatalf("%+v, %v", stored, err)
 	}
 	for _, s := range stored {

@@ -79,7 +79,11 @@ class Link:
         asyncio.run_coroutine_threadsafe(task, self.loop())
 
     async def persist(self, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
-        """Do work until the connection lasts for as long as it takes."""
+        """Do work until the connection lasts for as long as it takes.
+
+        A server that has just started may take a request and never answer it,
+        so that one without an answer is made again too.
+        """
         while True:
             jetstream = await self.jetstream()
             try:
@@ -92,7 +96,8 @@ class Link:
         while True:
             client = await self._connected()
             if client.is_connected:
-                return client.jetstream(timeout=min(5.0, self.settings.timeout))
+                # Room for more than one try.
+                return client.jetstream(timeout=max(0.5, self.settings.timeout / 4))
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def _connected(self) -> Client:

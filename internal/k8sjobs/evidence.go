@@ -12,12 +12,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
 const (
-	// evidenceTimeout bounds the reading of events and log. The run's slot is
+	// evidenceTimeout bounds each request for events or log. The run's slot is
 	// held for as long, and a log may have to come from a node that is lost.
 	evidenceTimeout = 5 * time.Second
 	// logBytes bounds what is read of a log: container runtimes write lines of
@@ -29,9 +30,9 @@ const (
 
 // evidence reads what goes with the end of an attempt that did not succeed: the
 // newest warnings about its pod, and the last lines of its log. It makes two
-// requests, or three where an event is late, or one where there can be no log, or
-// none where there was no pod. It
-// reads what there is: only the context's end is an error.
+// requests, more where an event is late, one where there can be no log, and none
+// where there was no pod. It reads what there is: only the context's end is an
+// error.
 func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) (*run.Evidence, error) {
 	pod, found := witness(s)
 	if !found {
@@ -40,16 +41,16 @@ func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) 
 		}
 		return &run.Evidence{Events: newest(s.Refusals)}, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, evidenceTimeout)
-	defer cancel()
 	evidence := &run.Evidence{}
 	var lacking []error
-	events, err := l.warnings(limited, pod, seen.Reason)
+	events, err := l.warnings(ctx, pod, seen.Reason)
 	if err != nil {
 		lacking = append(lacking, fmt.Errorf("the pod's events cannot be read: %s", refusal(err).Message))
 	}
 	evidence.Events = newest(events)
 	if container, wrote := speaker(pod); wrote && seen.Reason != run.NodeLost {
+		limited, cancel := context.WithTimeout(ctx, evidenceTimeout)
+		defer cancel()
 		text, err := l.tail(limited, pod, container)
 		switch {
 		case apierrors.IsNotFound(err):
@@ -95,26 +96,25 @@ func speaker(pod PodSight) (name string, wrote bool) {
 	return name, false
 }
 
-// eventLag is how long after a pod's state the event that explains it may come:
-// they are written apart.
-const eventLag = 2 * time.Second
+// eventLag is when the event that explains a pod's state is looked for again:
+// they are written apart, and those of a busy node queue up behind each other. It
+// is looked for at once and four times more, within 7.5 s.
+var eventLag = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 5}
 
 // warnings lists the warning events about a pod. For an end that the cluster
 // tells of by an event for certain, it waits for one a little.
-func (l *Launcher) warnings(ctx context.Context, pod PodSight, reason run.Reason) ([]*corev1.Event, error) {
-	events, err := l.listWarnings(ctx, pod)
+func (l *Launcher) warnings(ctx context.Context, pod PodSight, reason run.Reason) (events []*corev1.Event, err error) {
 	expected := reason == run.ImagePullFailed || reason == run.InvalidPodSpec || reason == run.Unschedulable
-	if err != nil || len(events) > 0 || !expected {
-		return events, err
+	err = wait.ExponentialBackoffWithContext(ctx, eventLag, func(ctx context.Context) (done bool, err error) {
+		limited, cancel := context.WithTimeout(ctx, evidenceTimeout)
+		defer cancel()
+		events, err = l.listWarnings(limited, pod)
+		return len(events) > 0 || !expected, err
+	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		err = nil // none came
 	}
-	timer := time.NewTimer(eventLag)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return l.listWarnings(ctx, pod)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return events, err
 }
 
 func (l *Launcher) listWarnings(ctx context.Context, pod PodSight) ([]*corev1.Event, error) {

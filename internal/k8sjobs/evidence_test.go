@@ -105,7 +105,27 @@ func TestALogThatHangsDoesNotHoldTheRun(t *testing.T) {
 func TestAPodThatNeverWroteIsAskedForNoLog(t *testing.T) {
 	onStage(t, func(s *stage) {
 		giveUpOn(s)
-		s.asked("list events", "list events", "delete jobs")
+		s.passes(eventPatience())
+		s.asked(withoutEvent("delete jobs")...)
+	})
+}
+
+func TestAnEventThatComesLateIsWaitedFor(t *testing.T) {
+	onStage(t, func(s *stage) {
+		f, job := giveUpOn(s)
+		s.passes(eventPatience() - 1)
+		f.goesOn()
+		s.mu.Lock()
+		s.events.Items = []corev1.Event{{Reason: "Failed", Message: "not found"}}
+		s.mu.Unlock()
+		s.passes(1)
+		s.asked(withoutEvent("delete jobs")...)
+		s.sees(podOf(corev1.PodPending).Pod, true)
+		s.sees(job, true)
+		f.ends(run.Failed, run.ImagePullFailed)
+		if evidence := f.final.Evidence; evidence == nil || len(evidence.Events) != 1 {
+			t.Errorf("the evidence is %+v, want the event", evidence)
+		}
 	})
 }
 

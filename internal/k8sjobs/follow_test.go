@@ -65,7 +65,6 @@ func (s *stage) RoundTrip(request *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	s.requests = append(s.requests, verb+" "+resource)
 	answer := s.answer
-	s.mu.Unlock()
 	var body any = jobOf()
 	switch verb + " " + resource {
 	case "list events":
@@ -73,6 +72,7 @@ func (s *stage) RoundTrip(request *http.Request) (*http.Response, error) {
 	case "get pods/log":
 		body = json.RawMessage(s.log)
 	}
+	s.mu.Unlock()
 	code := http.StatusOK
 	if err := answer(verb + " " + resource); err != nil {
 		var status apierrors.APIStatus
@@ -373,18 +373,34 @@ func giveUpOn(s *stage) (*followed, *batchv1.Job) {
 	f.goesOn()
 	s.asked()
 	s.passes(1)
-	s.passes(eventLag) // the event that explains it does not come
 	return f, job
+}
+
+// eventPatience is how long an event that explains an end is waited for.
+func eventPatience() (patience time.Duration) {
+	wait := eventLag.Duration
+	for range eventLag.Steps - 1 {
+		patience += wait
+		wait = time.Duration(float64(wait) * eventLag.Factor)
+	}
+	return patience
+}
+
+// withoutEvent is what is asked while the event that explains an end does not
+// come, and then.
+func withoutEvent(then ...string) []string {
+	return append(slices.Repeat([]string{"list events"}, eventLag.Steps), then...)
 }
 
 func TestARunIsGivenUpOnlyOnceItsJobIsGone(t *testing.T) {
 	onStage(t, func(s *stage) {
 		f, job := giveUpOn(s)
-		s.asked("list events", "list events", "delete jobs")
+		s.passes(eventPatience())
+		s.asked(withoutEvent("delete jobs")...)
 		f.goesOn()
 		s.passes(lag)
 		f.goesOn()
-		s.asked("list events", "list events", "delete jobs", "get jobs") // in case the watch is away
+		s.asked(withoutEvent("delete jobs", "get jobs")...) // in case the watch is away
 		s.sees(podOf(corev1.PodPending).Pod, true)
 		s.sees(job, true)
 		f.ends(run.Failed, run.ImagePullFailed)

@@ -108,7 +108,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		}
 	}
 	if o.wants("latency") && !o.wants("throughput") {
-		return o, errors.New("-parts names latency, whose load is half of what throughput finds: name throughput too")
+		return o, errors.New("-parts names latency, whose loads are shares of what throughput finds: name throughput too")
 	}
 	if o.Rounds < 1 || o.Workers < 1 || o.Runs < 2 || o.InFlight < 1 || o.Waiting < 0 || o.Burst < 1 || o.LatencyFor <= 0 {
 		return o, errors.New("all numbers must be positive")

@@ -31,7 +31,7 @@ type report struct {
 	Kubernetes string            `json:"kubernetes"`
 	Options    options           `json:"options"`
 	Throughput *throughputResult `json:"throughput,omitempty"`
-	Latency    *latencyResult    `json:"latency,omitempty"`
+	Latency    []*latencyResult  `json:"latency,omitempty"`
 	InFlight   *inFlightResult   `json:"inFlight,omitempty"`
 	Waiting    *waitingResult    `json:"waiting,omitempty"`
 	Neighbours *neighboursResult `json:"neighbours,omitempty"`
@@ -138,7 +138,7 @@ func (r *report) summary() (lines []line) {
 	if t := r.Throughput; t != nil {
 		lines = append(lines, t.summary(r.Options)...)
 	}
-	if l := r.Latency; l != nil {
+	for _, l := range r.Latency {
 		lines = append(lines, l.summary()...)
 	}
 	if f := r.InFlight; f != nil {

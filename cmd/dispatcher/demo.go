@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func newDemoCommand(a *app) *cobra.Command {
 		Use:   "demo",
 		Short: "Show in a few seconds what happens to runs",
 		Long: `Start everything on this machine, submit a few runs, show how they go through
-their states, and stop again. It needs no cluster, listens on this machine only,
+their states and what they write, and stop again. It needs no cluster, listens on this machine only,
 and leaves nothing behind. The exit code is 0 if all went as it should.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,12 +81,12 @@ func (a *app) demonstrate(ctx context.Context, js jetstream.JetStream) error {
 			return err
 		}
 	}
-	records, err := follow(ctx, c, runs, newDemoView(out, runs))
+	seen, err := follow(ctx, c, runs, newDemoView(out, runs))
 	if err != nil {
 		return err
 	}
-	sumUp(out, runs, records)
-	if wrong := judge(runs, records); len(wrong) > 0 {
+	sumUp(out, runs, seen.records)
+	if wrong := judge(runs, seen); len(wrong) > 0 {
 		return fmt.Errorf("the demonstration did not go as it should: %s", strings.Join(wrong, "; "))
 	}
 	return nil
@@ -107,37 +108,61 @@ func (d demoRun) submit(ctx context.Context, js jetstream.JetStream, c *client.C
 	return nil
 }
 
-// follow shows every change of the runs until all are over, and returns their
-// final records by id.
-func follow(ctx context.Context, c *client.Client, runs []demoRun, view *demoView) (map[string]client.Run, error) {
+// demoSeen is what was seen of the runs, by id: their records at last, and the
+// lines that they wrote.
+type demoSeen struct {
+	records map[string]client.Run
+	lines   map[string][]string
+}
+
+// follow shows every change of the runs and every line that they write until
+// all are over, and returns what it saw.
+func follow(ctx context.Context, c *client.Client, runs []demoRun, view *demoView) (demoSeen, error) {
 	watching, together := errgroup.WithContext(ctx)
-	changes := make(chan client.Run)
+	changes, written := make(chan client.Run), make(chan client.LogLine)
 	for _, wanted := range runs {
 		watching.Go(func() error {
 			return c.Watch(together, wanted.id, func(record client.Run) bool {
-				select {
-				case changes <- record:
-					return !record.State.Final()
-				case <-together.Done():
-					return false
-				}
+				return send(together, changes, record) == nil && !record.State.Final()
+			})
+		})
+		if wanted.payload != "" {
+			continue // it never runs
+		}
+		watching.Go(func() error {
+			return c.Logs(together, wanted.id, client.LogOptions{Follow: true}, func(line client.LogLine) error {
+				line.Text = slices.Clone(line.Text) // it is the reader's until this returns
+				return send(together, written, line)
 			})
 		})
 	}
-	go func() {
-		_ = watching.Wait() // asked for again below
-		close(changes)
-	}()
-	records := make(map[string]client.Run, len(runs))
-	for record := range changes {
-		before := records[record.ID]
-		records[record.ID] = record
-		if record.State != before.State || record.Message != before.Message {
-			view.show(record, records)
+	over := make(chan error, 1)
+	go func() { over <- watching.Wait() }()
+	seen := demoSeen{records: make(map[string]client.Run, len(runs)), lines: make(map[string][]string)}
+	for {
+		select {
+		case record := <-changes:
+			before := seen.records[record.ID]
+			seen.records[record.ID] = record
+			if record.State != before.State || record.Message != before.Message {
+				view.show(record, seen.records)
+			}
+		case line := <-written:
+			id, text := line.Log.Run, string(line.Text)
+			seen.lines[id] = append(seen.lines[id], text)
+			view.wrote(id, text, seen.records)
+		case err := <-over:
+			return seen, errors.Join(err, ctx.Err()) // a watch that was told to stop has no error
 		}
 	}
-	if err := watching.Wait(); err != nil {
-		return nil, err
+}
+
+// send hands something to whoever shows it.
+func send[T any](ctx context.Context, to chan<- T, what T) error {
+	select {
+	case to <- what:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return records, ctx.Err() // a watch that was told to stop has no error
 }

@@ -25,6 +25,7 @@ type demoRun struct {
 	state    run.State
 	reason   run.Reason
 	exitCode int
+	writes   []string // the lines of its log
 }
 
 // demoRuns are the runs in the order in which they are submitted: one for each
@@ -35,21 +36,28 @@ func demoRuns() []demoRun {
 	}
 	endless := shell("while true; do sleep 1; done")
 	endless.Timeout = client.Duration(2 * time.Second)
+	epochs := func(pause string) client.Request {
+		return shell("for epoch in 1 2 3; do sleep " + pause + "; echo epoch $epoch of 3; done")
+	}
+	trained := []string{"epoch 1 of 3", "epoch 2 of 3", "epoch 3 of 3"}
 	return []demoRun{
-		{id: "prepare-data", request: shell("sleep 1"), state: run.Succeeded},
-		{id: "train-small", request: shell("sleep 2"), state: run.Succeeded},
+		{id: "prepare-data", request: shell("echo 1200 rows; sleep 1"), state: run.Succeeded, writes: []string{"1200 rows"}},
+		{id: "train-small", request: epochs("0.5"), state: run.Succeeded, writes: trained},
 		{id: "endless-loop", request: endless, state: run.TimedOut, reason: run.DeadlineExceeded},
-		{id: "broken-script", request: shell("sleep 1; echo 'no such table' >&2; exit 3"), state: run.Failed, reason: run.AppError, exitCode: 3},
+		{
+			id: "broken-script", request: shell("sleep 1; echo 'no such table: orders' >&2; exit 3"),
+			state: run.Failed, reason: run.AppError, exitCode: 3, writes: []string{"no such table: orders"},
+		},
 		{id: "bad-request", payload: `{"version": 1, "command": ["true"], "env": {"NOT A NAME": "1"}, "timeout": "-1s"}`, state: run.Rejected, reason: run.InvalidRequest},
-		{id: "train-large", request: shell("sleep 2"), state: run.Succeeded},
-		{id: "write-report", request: shell("echo done"), state: run.Succeeded},
+		{id: "train-large", request: epochs("0.7"), state: run.Succeeded, writes: trained},
+		{id: "write-report", request: shell("echo the report is written"), state: run.Succeeded, writes: []string{"the report is written"}},
 	}
 }
 
 // judge says what was not as it should be.
-func judge(runs []demoRun, records map[string]client.Run) (wrong []string) {
+func judge(runs []demoRun, seen demoSeen) (wrong []string) {
 	for _, wanted := range runs {
-		record := records[wanted.id]
+		record := seen.records[wanted.id]
 		if record.State != wanted.state || record.Reason != wanted.reason {
 			wrong = append(wrong, fmt.Sprintf("%s is %s %s and should be %s %s (%s)",
 				wanted.id, record.State, record.Reason, wanted.state, wanted.reason, record.Message))
@@ -57,8 +65,11 @@ func judge(runs []demoRun, records map[string]client.Run) (wrong []string) {
 		if wanted.exitCode != 0 && (record.ExitCode == nil || *record.ExitCode != wanted.exitCode) {
 			wrong = append(wrong, fmt.Sprintf("%s should have ended with exit code %d", wanted.id, wanted.exitCode))
 		}
+		if lines := seen.lines[wanted.id]; !slices.Equal(lines, wanted.writes) {
+			wrong = append(wrong, fmt.Sprintf("%s wrote %q and should have written %q", wanted.id, lines, wanted.writes))
+		}
 	}
-	if most := mostAtOnce(records); most > demoLimit {
+	if most := mostAtOnce(seen.records); most > demoLimit {
 		wrong = append(wrong, fmt.Sprintf("%d runs were under way at once, and the limit is %d", most, demoLimit))
 	}
 	return wrong

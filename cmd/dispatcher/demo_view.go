@@ -9,8 +9,9 @@ import (
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
-// demoView shows runs as they change: on a terminal a table that is drawn
-// again with each change, elsewhere a line for each change.
+// demoView shows runs as they change and what they write: on a terminal, lines
+// that go by above a table that is drawn again with each change; elsewhere a line
+// for each.
 type demoView struct {
 	out  screen
 	runs []demoRun
@@ -22,10 +23,25 @@ func newDemoView(out screen, runs []demoRun) *demoView { return &demoView{out: o
 
 // show shows the change of one run among all that are known.
 func (v *demoView) show(changed client.Run, records map[string]client.Run) {
-	if !v.out.terminal {
-		_, _ = fmt.Fprintln(v.out, changeLine(v.out, changed, time.Now()))
+	if v.out.terminal {
+		v.draw("", records)
 		return
 	}
+	_, _ = fmt.Fprintln(v.out, changeLine(v.out, changed, time.Now()))
+}
+
+// wrote shows a line that a run has written.
+func (v *demoView) wrote(id, text string, records map[string]client.Run) {
+	line := fmt.Sprintf("%s  %-*s  │ %s\n", time.Now().Format(time.TimeOnly), idWidth, id, printable(text))
+	if v.out.terminal {
+		v.draw(line, records)
+		return
+	}
+	_, _ = fmt.Fprint(v.out, line)
+}
+
+// draw draws the table anew, below a line that stays.
+func (v *demoView) draw(above string, records map[string]client.Run) {
 	rows := make([][]string, len(v.runs))
 	for i, wanted := range v.runs {
 		record, known := records[wanted.id]
@@ -39,7 +55,7 @@ func (v *demoView) show(changed client.Run, records map[string]client.Run) {
 	if v.drawn > 0 {
 		up = fmt.Sprintf("\x1b[%dA\x1b[J", v.drawn) // that many lines up, and clear from there
 	}
-	_, _ = fmt.Fprintln(v.out, up+table)
+	_, _ = fmt.Fprintln(v.out, up+above+table)
 	v.drawn = strings.Count(table, "\n") + 1
 }
 

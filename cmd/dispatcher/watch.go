@@ -63,12 +63,12 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string, output for
 	}
 }
 
+// idWidth is that of the ids that we make.
+const idWidth = 26
+
 // changeLine is a run after a change that was seen at the given time.
 func changeLine(out screen, record client.Run, seen time.Time) string {
-	const (
-		idWidth    = 26 // of the ids that we make
-		stateWidth = len("preparing")
-	)
+	const stateWidth = len("preparing")
 	pad := strings.Repeat(" ", max(0, stateWidth-len(record.State)))
 	line := fmt.Sprintf("%s  %-*s  %s%s", seen.Local().Format("15:04:05"), idWidth, printable(record.ID), out.state(record.State), pad)
 	why := record.Message

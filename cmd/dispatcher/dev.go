@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -168,12 +169,21 @@ func startNATS(options devOptions, log zerolog.Logger) (*server.Server, error) {
 }
 
 // natsLog writes what the server in the process says. Its notices are about
-// itself, so that people who try Ropewalk out see warnings and errors only.
+// itself, so that people who try Ropewalk out see warnings and errors only. That
+// a state was not written since a later one is written is a warning to it, but
+// asks nothing of anybody.
 type natsLog struct{ log zerolog.Logger }
 
 func (l natsLog) Noticef(format string, args ...any) { l.log.Debug().Msgf(format, args...) }
-func (l natsLog) Warnf(format string, args ...any)   { l.log.Warn().Msgf(format, args...) }
 func (l natsLog) Errorf(format string, args ...any)  { l.log.Error().Msgf(format, args...) }
 func (l natsLog) Fatalf(format string, args ...any)  { l.log.Error().Msgf(format, args...) }
 func (l natsLog) Debugf(string, ...any)              {}
 func (l natsLog) Tracef(string, ...any)              {}
+
+func (l natsLog) Warnf(format string, args ...any) {
+	level := zerolog.WarnLevel
+	if slices.Contains(args, any(server.ErrStoreOldUpdate)) {
+		level = zerolog.DebugLevel
+	}
+	l.log.WithLevel(level).Msgf(format, args...)
+}

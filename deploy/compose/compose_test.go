@@ -3,72 +3,86 @@
 package compose
 
 import (
-	"cmp"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/nats-io/nats-server/v2/server"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ropewalk/ropewalk/internal/config"
 )
 
-type composeFile struct {
-	Services map[string]struct {
-		Image       string            `json:"image"`
-		Build       build             `json:"build"`
-		Environment map[string]string `json:"environment"`
-		Volumes     []string          `json:"volumes"`
-		Ports       []string          `json:"ports"`
-	} `json:"services"`
-	Volumes map[string]any `json:"volumes"`
-}
-
-type build struct {
-	Dockerfile string `json:"dockerfile"`
-}
-
 const root = "../.."
 
-func read(t *testing.T) composeFile {
+// read loads the file as docker compose 2 does, by the library that it is made
+// of: what is not of the specification is an error. Compose 1.29 is what
+// test/compose runs.
+func read(t *testing.T) *types.Project {
 	t.Helper()
+	options, err := cli.NewProjectOptions(nil, cli.WithWorkingDirectory(root), cli.WithName("ropewalk"),
+		cli.WithEnvFiles(), cli.WithDotEnv, cli.WithProfiles([]string{"*"}), cli.WithDefaultConfigPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return project
+}
+
+// A variable without a value is an empty string and a warning to Compose.
+func TestVariablesHaveValues(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	chosen := variables(t)
-	text = []byte(os.Expand(string(text), func(name string) string {
-		name, standard, _ := strings.Cut(name, ":-")
-		value, known := chosen[name]
-		if !known && standard == "" {
-			t.Errorf(".env does not say %s", name)
-		}
-		return cmp.Or(value, standard)
-	}))
-	var file composeFile
-	if err := yaml.Unmarshal(text, &file); err != nil {
-		t.Fatal(err)
+	used, project := regexp.MustCompile(`\$\{(\w+)\}`).FindAllStringSubmatch(string(text), -1), read(t)
+	if len(used) < 10 {
+		t.Errorf("only %q are used", used)
 	}
-	return file
+	for _, name := range used {
+		if project.Environment[name[1]] == "" {
+			t.Errorf(".env does not say %s", name[1])
+		}
+	}
 }
 
-// variables are what .env says.
-func variables(t *testing.T) map[string]string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root, ".env"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	chosen := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
-			chosen[name] = value
+func TestBothProfilesAreWhole(t *testing.T) {
+	project := read(t)
+	for profile, want := range map[string][]string{
+		"cluster": {"dispatcher", "k3s", "logshipper", "nats", "registry", "s3"}, "local": {"local", "nats"},
+	} {
+		chosen, err := project.WithProfiles([]string{profile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names := chosen.ServiceNames(); !slices.Equal(names, want) {
+			t.Errorf("profile %s has %v, want %v", profile, names, want)
+		}
+		for name, service := range chosen.Services {
+			if service.HealthCheck == nil {
+				t.Errorf("%s: nobody can wait for it to be healthy", name)
+			}
+			for needed := range service.DependsOn {
+				if _, has := chosen.Services[needed]; !has {
+					t.Errorf("profile %s: %s needs %s, which is not in it", profile, name, needed)
+				}
+			}
 		}
 	}
-	return chosen
+	for name, want := range map[string]int{"dispatcher": 3, "logshipper": 2, "nats": 1} {
+		if service := project.Services[name]; service.GetScale() != want {
+			t.Errorf("%s is there %d times, want %d", name, service.GetScale(), want)
+		}
+	}
 }
 
 func TestNATSSyncsEveryWrite(t *testing.T) {
@@ -80,7 +94,7 @@ func TestNATSSyncsEveryWrite(t *testing.T) {
 		t.Errorf("JetStream %v, sync always %v; both must be on, or acknowledged requests can be lost", options.JetStream, options.SyncAlways)
 	}
 	for _, volume := range read(t).Services["nats"].Volumes {
-		if _, path, _ := strings.Cut(volume, ":"); path == options.StoreDir {
+		if volume.Target == options.StoreDir {
 			return
 		}
 	}
@@ -98,7 +112,7 @@ func TestProcessesTakeTheirSettings(t *testing.T) {
 				t.Fatal("no settings")
 			}
 			for name, value := range environment {
-				t.Setenv(name, value)
+				t.Setenv(name, *value)
 			}
 			settings, err := load()
 			if err != nil {
@@ -145,20 +159,17 @@ func TestClusterGivesTheShippedRights(t *testing.T) {
 }
 
 func TestFilesThatAreNamedExist(t *testing.T) {
-	file := read(t)
-	for name, service := range file.Services {
+	for name, service := range read(t).Services {
 		for _, volume := range service.Volumes {
-			source, _, _ := strings.Cut(volume, ":")
-			if !strings.HasPrefix(source, "./") {
-				if _, declared := file.Volumes[source]; !declared {
-					t.Errorf("%s: volume %s is not declared", name, source)
-				}
-			} else if _, err := os.Stat(filepath.Join(root, source)); err != nil {
+			if volume.Type != types.VolumeTypeBind {
+				continue
+			}
+			if _, err := os.Stat(volume.Source); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if dockerfile := service.Build.Dockerfile; dockerfile != "" {
-			if _, err := os.Stat(filepath.Join(root, dockerfile)); err != nil {
+		if service.Build != nil {
+			if _, err := os.Stat(filepath.Join(root, service.Build.Dockerfile)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -168,8 +179,8 @@ func TestFilesThatAreNamedExist(t *testing.T) {
 func TestPortsAreForThisMachineOnly(t *testing.T) {
 	for name, service := range read(t).Services {
 		for _, port := range service.Ports {
-			if !strings.HasPrefix(port, "127.0.0.1:") {
-				t.Errorf("%s: port %s is open to the network, with no password in front of it", name, port)
+			if port.HostIP != "127.0.0.1" {
+				t.Errorf("%s: port %s is open to the network, with no password in front of it", name, port.Published)
 			}
 		}
 	}

@@ -184,7 +184,7 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 	case record.State == run.Queued && h.delivery.Attempt < record.Attempt:
 		// This attempt is over and the next one waits. Whoever recorded that
 		// may have ended before it was scheduled.
-		h.record = record
+		h.record, h.revision = record, revision
 		return true, h.schedule(ctx)
 	case record.State.Final() && h.delivery.Attempt <= record.Attempt, h.delivery.Attempt < record.Attempt,
 		// A further attempt is for a run that is over without success. One

@@ -292,8 +292,10 @@ func (c *Client) replay(ctx context.Context, record Run, correction *Correction)
 
 // ReplayOptions choose runs to replay. All conditions must hold.
 type ReplayOptions struct {
-	// Queue and Reason narrow the choice; empty means all.
-	Queue  string
+	// Queue narrows the choice; empty means all.
+	Queue string
+	// Reason chooses the runs that ended for it, be it as failed, timed_out,
+	// cancelled or rejected. Left out, it is all that failed or timed out.
 	Reason Reason
 	// Since leaves out runs that ended before.
 	Since time.Time
@@ -305,21 +307,27 @@ type ReplayOptions struct {
 // acknowledges each when it is on disk, and does so for many at a time.
 const replaysAtOnce = 64
 
-// ReplayFailed replays every failed run that the options choose, and returns
-// those, as they were before. With an error it returns those that have been
+// chooses reports whether a run is one to replay.
+func (o ReplayOptions) chooses(record Run) bool {
+	wanted := record.State == run.Failed || record.State == run.TimedOut
+	if o.Reason != "" {
+		wanted = record.Reason == o.Reason && record.State.CanBecome(run.Queued)
+	}
+	return wanted && (o.Since.IsZero() || record.FinishedAt == nil || !record.FinishedAt.Before(o.Since))
+}
+
+// ReplayFailed replays every run without success that the options choose, and
+// returns those, as they were before. With an error it returns those that have been
 // asked for nevertheless; calling it again asks for the rest.
 func (c *Client) ReplayFailed(ctx context.Context, options ReplayOptions) ([]Run, error) {
 	const all = 1_000_000 // more than are kept
-	failed, err := c.List(ctx, ListOptions{Queue: options.Queue, State: run.Failed, Limit: all})
+	store, err := runstore.Open(ctx, c.js)
 	if err != nil {
 		return nil, err
 	}
-	chosen := slices.DeleteFunc(failed, func(record Run) bool {
-		return options.Reason != "" && record.Reason != options.Reason ||
-			!options.Since.IsZero() && record.FinishedAt != nil && record.FinishedAt.Before(options.Since)
-	})
-	if options.DryRun {
-		return chosen, nil
+	chosen, err := store.List(ctx, runstore.Query{Queue: options.Queue, Want: options.chooses, Limit: all})
+	if err != nil || options.DryRun {
+		return chosen, err
 	}
 	asked := make([]bool, len(chosen))
 	work, working := errgroup.WithContext(ctx)

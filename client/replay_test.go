@@ -63,3 +63,62 @@ func TestABulkReplayThatIsCutShortTellsWhatItDid(t *testing.T) {
 		t.Errorf("asked for are %d runs, %v; want each once", now.State.Msgs, err)
 	}
 }
+
+func TestABulkReplayChoosesWhatEndedWithoutSuccess(t *testing.T) {
+	_, js := natstest.Start(t)
+	store, err := runstore.Create(t.Context(), js, runstore.Config{Retention: time.Hour, RequestRetention: time.Hour, Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC()
+	for i, one := range []struct {
+		id, queue string
+		state     run.State
+		reason    run.Reason
+	}{
+		{"ok", "default", run.Succeeded, ""},
+		{"runs", "default", run.Running, ""},
+		{"error", "default", run.Failed, run.AppError},
+		{"memory", "gpu", run.Failed, run.OOMKilled},
+		{"late", "default", run.TimedOut, run.DeadlineExceeded},
+		{"stopped", "default", run.Cancelled, run.CancelledByUser},
+		{"policy", "default", run.Rejected, run.PolicyRefused},
+	} {
+		record := run.New(run.Delivery{Queue: one.queue, ID: one.id, Attempt: 1, PublishedAt: now})
+		record.State, record.Reason = one.state, one.reason
+		if record.State.Final() {
+			ended := now.Add(-time.Duration(i) * time.Hour)
+			record.FinishedAt = &ended
+		}
+		if _, err := store.Create(t.Context(), record); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		options ReplayOptions
+		want    string
+	}{
+		"all that failed or timed out": {ReplayOptions{}, "late memory error"},
+		"of one queue":                 {ReplayOptions{Queue: "gpu"}, "memory"},
+		"that ended lately":            {ReplayOptions{Since: now.Add(-150 * time.Minute)}, "error"},
+		"that took too long":           {ReplayOptions{Reason: run.DeadlineExceeded}, "late"},
+		"that were refused":            {ReplayOptions{Reason: run.PolicyRefused}, "policy"},
+		"that were cancelled":          {ReplayOptions{Reason: run.CancelledByUser}, "stopped"},
+		"one queue, another's reason":  {ReplayOptions{Queue: "gpu", Reason: run.AppError}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.options.DryRun = true
+			chosen, err := New(js).ReplayFailed(t.Context(), test.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ids []string
+			for _, record := range chosen {
+				ids = append(ids, record.ID)
+			}
+			if got := strings.Join(ids, " "); got != test.want {
+				t.Errorf("chosen are %q; want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -31,7 +31,7 @@ stopped or over.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once the wish is stored; it will be fulfilled, even if no dispatcher is up now")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once the wish is stored; it will be fulfilled, even if no dispatcher is up now but within a day")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
 		return a.reach(cmd.Context(), func(ctx context.Context, c *client.Client) error {

@@ -31,12 +31,36 @@ func newGetCommand(a *app) *cobra.Command {
 				return explainMissing(err, args[0])
 			case *output == formatJSON:
 				return writeJSON(a.stdout, record)
+			case record.State == run.Queued && record.Message == "":
+				record.Message = queuedBecause(ctx, c, record.Queue)
 			}
 			printRun(newScreen(a.stdout), record, time.Now())
 			return nil
 		})
 	}
 	return cmd
+}
+
+// queuedBecause says what keeps the runs of a queue waiting; empty when nothing is
+// known to, or when we may not ask.
+func queuedBecause(ctx context.Context, c *client.Client, name string) string {
+	definition, err := findQueue(ctx, c, name)
+	if err != nil {
+		return ""
+	}
+	usage, err := c.Usage(ctx, definition)
+	switch {
+	case err != nil:
+		return ""
+	case definition.Paused:
+		return fmt.Sprintf("Queue %s is paused; dispatcher queue resume %s starts its runs again.", name, name)
+	case usage.InFlight >= usage.Limit:
+		return fmt.Sprintf("Queue %s is full: of its limit of %d, %d are under way, and %d wait.", name, usage.Limit, usage.InFlight, usage.Waiting)
+	case definition.StartRate != (client.Rate{}):
+		return fmt.Sprintf("Queue %s starts runs at %s, and %d wait.", name, definition.StartRate, usage.Waiting)
+	default:
+		return ""
+	}
 }
 
 // explainMissing says what to do when there is no run of an id.

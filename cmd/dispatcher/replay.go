@@ -26,6 +26,9 @@ func newReplayCommand(a *app) *cobra.Command {
 		Long: `Try runs again that did not succeed, each as the next attempt of the same run,
 with the same request; its secrets are kept for ROPEWALK_SECRET_RETENTION.
 
+--failed chooses all runs that failed or timed out; with --reason, all that ended
+for that reason, those that were cancelled or rejected among them.
+
 With --image, --env, --request and --limit the request is changed; -f replaces
 all of it, which is also the way for one that was rejected. What a dispatcher
 finds wrong with the result stands in the run's record.`,
@@ -34,9 +37,9 @@ finds wrong with the result stands in the run's record.`,
   dispatcher replay --failed --reason ImagePullFailed --since 6h --dry-run`,
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&wanted.failed, "failed", false, "replay every failed run that the flags choose")
+	flags.BoolVar(&wanted.failed, "failed", false, "replay every run that failed or timed out and that the flags choose")
 	flags.StringVar(&wanted.queue, "queue", "", "with --failed: of this queue only")
-	flags.StringVar(&wanted.reason, "reason", "", "with --failed: those that failed for this reason")
+	flags.StringVar(&wanted.reason, "reason", "", "with --failed: those that ended for this reason")
 	flags.DurationVar(&wanted.since, "since", 0, "with --failed: those that ended within this time, such as 6h")
 	flags.BoolVar(&wanted.dryRun, "dry-run", false, "with --failed: only show which")
 	flags.StringVarP(&wanted.file, "file", "f", "", "a request to run instead, as JSON or YAML; - is the standard input")
@@ -88,6 +91,8 @@ func (f replayFlags) check(cmd *cobra.Command, ids []string) error {
 		return misused(cmd, "what changes a request goes with IDs, not with --failed")
 	case f.file != "" && len(ids) > 1:
 		return misused(cmd, "-f is one request, for one ID")
+	case f.since < 0:
+		return misused(cmd, "--since must not be negative; 6h is the last six hours")
 	case f.reason != "" && run.Reason(f.reason).ToDo() == "":
 		return misused(cmd, "%q is not a reason; there are %v", f.reason, reasonNames())
 	}

@@ -55,15 +55,32 @@ const (
 )
 
 // Get reads the messages that request asks for, in the order of the stream.
-// It returns what the server has, which may be fewer than asked for, or none.
+// It returns what the server has, which may be fewer than asked for, or none: an
+// answer about a range also ends at a number of bytes. One to LastFor without
+// Batch is whole.
 func Get(ctx context.Context, js jetstream.JetStream, stream string, request Request) ([]Message, error) {
+	messages, left, err := get(ctx, js, stream, request)
+	for whole := len(request.LastFor) > 0 && request.Batch == 0; whole && left && err == nil && len(messages) > 0; {
+		request.Sequence = messages[len(messages)-1].Sequence + 1
+		var more []Message
+		more, left, err = get(ctx, js, stream, request)
+		if len(more) == 0 {
+			break
+		}
+		messages = append(messages, more...)
+	}
+	return messages, err
+}
+
+// get makes one request, and reports whether the server has left something out.
+func get(ctx context.Context, js jetstream.JetStream, stream string, request Request) (messages []Message, left bool, err error) {
 	// nats.go bounds its own requests like this. An answer that was lost with
 	// the connection would else be waited for forever.
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	body, err := json.Marshal(request)
 	if err != nil {
-		return nil, fmt.Errorf("encode batch get: %w", err)
+		return nil, false, fmt.Errorf("encode batch get: %w", err)
 	}
 	conn := js.Conn()
 	inbox := conn.NewInbox()
@@ -76,32 +93,34 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, request Req
 	replies := make(chan *nats.Msg, most+1)
 	subscription, err := conn.ChanSubscribe(inbox, replies)
 	if err != nil {
-		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 	}
 	defer func() { _ = subscription.Unsubscribe() }() // fails only when the connection is closed, and then it is gone too
 	subject := "$JS.API.DIRECT.GET." + stream
 	if err := conn.PublishRequest(subject, inbox, body); err != nil {
-		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 	}
-	var messages []Message
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("read stream %s: %w", stream, ctx.Err())
+			return nil, false, fmt.Errorf("read stream %s: %w", stream, ctx.Err())
 		case reply := <-replies:
 			switch status := reply.Header.Get("Status"); status {
 			case "":
 				message, err := parse(reply)
 				if err != nil {
-					return nil, fmt.Errorf("read stream %s: %w", stream, err)
+					return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 				}
 				messages = append(messages, message)
-			case statusEndOfBatch, statusNotFound:
-				return messages, nil
+			case statusEndOfBatch:
+				pending, err := strconv.ParseUint(reply.Header.Get("Nats-Num-Pending"), 10, 64)
+				return messages, err == nil && pending > 0, nil
+			case statusNotFound:
+				return messages, false, nil
 			case "503":
-				return nil, fmt.Errorf("read stream %s: %w", stream, nats.ErrNoResponders)
+				return nil, false, fmt.Errorf("read stream %s: %w", stream, nats.ErrNoResponders)
 			default:
-				return nil, fmt.Errorf("read stream %s: the server answers %s %s", stream, status, reply.Header.Get("Description"))
+				return nil, false, fmt.Errorf("read stream %s: the server answers %s %s", stream, status, reply.Header.Get("Description"))
 			}
 		}
 	}

@@ -179,6 +179,24 @@ func (d *Dispatcher) cancelQueued(ctx context.Context, record run.Run, write fun
 	return d.config.Waiting.Remove(ctx, run.Delivery{Queue: record.Queue, ID: record.ID, Attempt: record.Attempt})
 }
 
+// cancelRetry ends a run that was found under way here when somebody wished it
+// stopped, and has just become one that waits for its next attempt: nobody else
+// would stop it before that attempt is due.
+func (d *Dispatcher) cancelRetry(ctx context.Context, h *handling) {
+	if h.record.State != run.Queued {
+		return
+	}
+	err := h.persist(ctx, func() error {
+		return d.cancelQueued(ctx, h.record, func(record run.Run) error {
+			_, err := d.config.Store.Update(ctx, record, h.revision)
+			return err
+		})
+	})
+	if err != nil && ctx.Err() == nil {
+		h.log().Warn().Err(err).Msg("cannot cancel the run while it waits for its next attempt; it is cancelled when that is due")
+	}
+}
+
 // cancel stops a run that is under way here: its Job is deleted, with all that
 // runs of it, and then that is recorded.
 func (h *handling) cancel(ctx context.Context) (run.Decision, error) {

@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"context"
 	"runtime"
 	"strings"
 	"testing"
@@ -135,5 +136,37 @@ func TestACancellationOutlivesTheDispatcher(t *testing.T) {
 			decided(t, begin(t.Context(), second, delivery(t, "r", nil)), run.Done)
 			w.isCancelled("r")
 		})
+	}
+}
+
+// lateWish is where attempts wait; once one does, and before its dispatcher has
+// let go of the run, somebody wishes the run stopped.
+type lateWish struct {
+	*queue.Due
+	wish func()
+}
+
+func (l *lateWish) Schedule(ctx context.Context, due run.Due, at time.Time) error {
+	err := l.Due.Schedule(ctx, due, at)
+	l.wish()
+	return err
+}
+
+func TestARunCancelledJustAsItsRetryIsScheduledDoesNotWaitForIt(t *testing.T) {
+	w := newWorld(t)
+	late := &lateWish{Due: w.later}
+	w.config = func(config *dispatch.Config) { config.Later = late }
+	dispatcher := w.dispatcher("one")
+	late.wish = func() {
+		if err := dispatcher.Cancel(t.Context(), cancellation("r")); err != nil {
+			t.Error(err)
+		}
+	}
+	decision := begin(t.Context(), dispatcher, delivery(t, "r", func(r *run.Request) { r.Retry = run.Retry{Attempts: 2, First: run.Duration(time.Hour)} }))
+	w.until("r", inState(run.Pending))
+	w.cluster.show(t, "r", failing(run.AppError, 3))
+	decided(t, decision, run.Done)
+	if record := w.record("r"); record.State != run.Cancelled || record.Attempt != 2 {
+		t.Errorf("the record is %+v", record)
 	}
 }

@@ -144,7 +144,12 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 	h := d.begin(delivery, launched, interrupt)
 	defer h.underWay.end()
 	decision, err := h.handle(ctx, working)
-	return h.conclude(ctx, working, decision, err)
+	decision = h.conclude(ctx, working, decision, err)
+	h.underWay.end()
+	if decision == run.Done && errors.Is(context.Cause(working), errCancelled) {
+		d.cancelRetry(ctx, h)
+	}
+	return decision
 }
 
 func (d *Dispatcher) begin(delivery run.Delivery, launched func(), interrupt context.CancelCauseFunc) *handling {

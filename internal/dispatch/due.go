@@ -74,7 +74,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	default:
 		// What we were told of the record may be older than what whoever
 		// asked for the attempt has seen.
-		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d", due.Attempt, record.State, record.Attempt)
+		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d: %w", due.Attempt, record.State, record.Attempt, run.ErrConflict)
 	}
 	request, err := d.request(ctx, record, due.Correction)
 	if unfit, ok := errors.AsType[*unfitError](err); ok {
@@ -84,6 +84,9 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 		return err
 	}
 	if replayed {
+		if err := d.keepCorrected(ctx, due, request); err != nil {
+			return err
+		}
 		now := d.config.Now().UTC()
 		if err := record.Again(now, now); err != nil {
 			return err
@@ -111,6 +114,21 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 		return d.config.Later.Schedule(ctx, run.Due{Queue: due.Queue, ID: due.ID, Attempt: due.Attempt}, d.config.Now().Add(later))
 	}
 	return err
+}
+
+// keepCorrected keeps a request with secrets that replaces the one before. The
+// record has none of its secrets, and the next attempt may begin without this
+// replay's: because the queue is full, or the attempt is cancelled while it
+// waits.
+func (d *Dispatcher) keepCorrected(ctx context.Context, due run.Due, request run.Request) error {
+	if due.Correction == nil || due.Correction.Request == nil || len(request.SecretEnv) == 0 {
+		return nil
+	}
+	data, err := request.Encode()
+	if err != nil {
+		return err
+	}
+	return d.config.Store.KeepRequest(ctx, due.Queue, due.ID, data)
 }
 
 // update writes the record of a run that is queued again. A request that is too

@@ -226,3 +226,73 @@ func TestACancelledRetryNeverStarts(t *testing.T) {
 		t.Error("the cancelled attempt was queued")
 	}
 }
+
+// corrected is a replay whose request replaces the one before, secrets included.
+func corrected() run.Due {
+	whole := []byte(`{"version": 1, "image": {"reference": "busybox"}, "command": ["true"], "secretEnv": {"TOKEN": "new"}}`)
+	return run.Due{Queue: "default", ID: "r", Attempt: 2, Correction: &run.Correction{Request: whole}}
+}
+
+// failWithSecret brings a run with a secret to its end.
+func (w *world) failWithSecret(dispatcher *dispatch.Dispatcher) {
+	w.t.Helper()
+	decision := begin(w.t.Context(), dispatcher, delivery(w.t, "r", func(r *run.Request) { r.SecretEnv = map[string]run.Secret{"TOKEN": "old"} }))
+	w.until("r", inState(run.Pending))
+	w.cluster.show(w.t, "r", failing(run.AppError, 3))
+	decided(w.t, decision, run.Done)
+}
+
+func (w *world) hasSecret(message run.Delivery, want string) {
+	w.t.Helper()
+	request, err := run.Decode(message.Data)
+	if err != nil || request.SecretEnv["TOKEN"].Reveal() != want {
+		w.t.Errorf("attempt %d has the secret %q, %v; want %q", message.Attempt, request.SecretEnv["TOKEN"].Reveal(), err, want)
+	}
+}
+
+func TestACorrectedSecretSurvivesACancelledReplay(t *testing.T) {
+	w := newWorld(t)
+	dispatcher := w.dispatcher("one")
+	w.failWithSecret(dispatcher)
+	if err := dispatcher.Due(t.Context(), corrected()); err != nil {
+		t.Fatal(err)
+	}
+	if err := dispatcher.Cancel(t.Context(), run.Cancellation{Queue: "default", ID: "r", Attempt: 2, RequestedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := dispatcher.Due(t.Context(), run.Due{Queue: "default", ID: "r", Attempt: 3}); err != nil {
+		t.Fatal(err)
+	}
+	w.hasSecret(w.queued("r", 3), "new")
+}
+
+func TestACorrectedSecretSurvivesAFullQueue(t *testing.T) {
+	w := newWorld(t)
+	// What is tried again in half a minute is due at once.
+	w.config = func(config *dispatch.Config) { config.Now = func() time.Time { return time.Now().Add(-time.Minute) } }
+	dispatcher := w.dispatcher("one")
+	w.failWithSecret(dispatcher)
+	stream, err := w.js.Stream(t.Context(), queue.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := stream.CachedInfo().Config
+	full.MaxMsgs = 1
+	if _, err := w.js.UpdateStream(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := queue.Publish(t.Context(), w.js, run.Request{Version: 1, ID: "other", Queue: "default", Command: []string{"true"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := dispatcher.Due(t.Context(), corrected()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.queue.Find(t.Context(), "default", "r", 2); err == nil {
+		t.Fatal("the queue was not full")
+	}
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.dueFrom(dispatcher)
+	w.hasSecret(w.queued("r", 2), "new")
+}

@@ -184,7 +184,7 @@ func (h *handling) tryClaim(ctx context.Context, valid bool) (finished bool, err
 	case record.State == run.Queued && h.delivery.Attempt < record.Attempt:
 		// This attempt is over and the next one waits. Whoever recorded that
 		// may have ended before it was scheduled.
-		h.record = record
+		h.record, h.revision = record, revision
 		return true, h.schedule(ctx)
 	case record.State.Final() && h.delivery.Attempt <= record.Attempt, h.delivery.Attempt < record.Attempt,
 		// A further attempt is for a run that is over without success. One
@@ -304,10 +304,15 @@ func (h *handling) save(ctx context.Context) error {
 
 // trim makes the record small enough for any server: a request may fill a
 // message to the brim, and the record says more than the request. What is taken
-// out is kept as it was published.
+// out of that is kept as it was published.
 func (h *handling) trim(ctx context.Context) error {
-	h.log().Warn().Msg("the request is too large to stand in the run's record; it is kept beside it")
+	h.log().Warn().Msg("the run's record is too large; the request is kept beside it, and of its history the newest part")
 	h.record.Request, h.record.Labels = nil, nil
+	// A run that is tried again without end outgrows any record by its history.
+	const changes = 200 // some 40 KiB
+	if old := len(h.record.History) - changes; old > 0 {
+		h.record.History = slices.Clone(h.record.History[old:])
+	}
 	const most = 4096 // bytes
 	if len(h.record.Message) > most {
 		h.record.Message = strings.ToValidUTF8(h.record.Message[:most], "") + "…"

@@ -2,8 +2,10 @@ package dispatch_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -31,6 +33,39 @@ func TestARequestThatFillsItsMessageRunsAllTheSame(t *testing.T) {
 	}
 	if again, err := run.Decode(w.queued("r", 2).Data); err != nil || len(again.Env["A"]) != 3900 {
 		t.Errorf("the replayed request has lost its environment: %v", err)
+	}
+}
+
+func TestARunThatWasTriedWithoutEndRunsAllTheSame(t *testing.T) {
+	w := newWorldOn(t, func(options *server.Options) { options.MaxPayload = 64 << 10 })
+	record := run.New(delivery(t, "r", nil))
+	now := time.Now().UTC()
+	for data := 0; data < 60<<10; {
+		for _, state := range []run.State{run.Preparing, run.Pending, run.Running, run.Failed} {
+			if err := record.Become(state, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := record.Again(now, now); err != nil {
+			t.Fatal(err)
+		}
+		encoded, err := json.Marshal(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = len(encoded)
+	}
+	if _, err := w.store.Create(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	next := delivery(t, "r", func(r *run.Request) { r.Env = map[string]string{"A": strings.Repeat("x", 5<<10)} })
+	next.Attempt, next.Sequence = record.Attempt, 2
+	decision := begin(t.Context(), w.dispatcher("one"), next)
+	w.until("r", inState(run.Pending))
+	w.cluster.jobs[run.JobName("r", record.Attempt)].changes <- run.Observation{State: run.Succeeded}
+	decided(t, decision, run.Done)
+	if over := w.record("r"); len(over.History) == 0 || over.History[0].Attempt == 1 || over.Attempt != record.Attempt {
+		t.Errorf("the record has %d changes, from attempt %d on", len(over.History), over.History[0].Attempt)
 	}
 }
 

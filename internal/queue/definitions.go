@@ -373,6 +373,25 @@ type InUseError struct{ Queue, Why string }
 
 func (e *InUseError) Error() string { return "queue " + e.Queue + " cannot be deleted: " + e.Why }
 
+// leftovers are runs that keep a queue from being deleted.
+type leftovers struct{ stream, subject, what string }
+
+func underWay(queue string) leftovers {
+	return leftovers{Stream, Subjects + queue + ".>", "that wait or are under way"}
+}
+
+// hasNo returns an [*InUseError] if a queue has such runs.
+func (d *Definitions) hasNo(ctx context.Context, queue string, left leftovers) error {
+	count, err := countMessages(ctx, d.js, left.stream, left.subject)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	if count > 0 {
+		return &InUseError{queue, fmt.Sprintf("it has runs %s: %d", left.what, count)}
+	}
+	return nil
+}
+
 // Delete deletes a queue that has been drained and has no runs left, neither
 // waiting nor under way nor waiting to be tried again; an [*InUseError] says
 // what is in the way. What was recorded of its runs stays.
@@ -387,17 +406,13 @@ func (d *Definitions) Delete(ctx context.Context, name string) error {
 	case !definition.Draining:
 		return &InUseError{name, "it takes new runs; first: dispatcher queue drain " + name}
 	}
-	for _, left := range []struct{ stream, subject, what string }{
-		{Stream, Subjects + name + ".>", "that wait or are under way"},
+	for _, left := range []leftovers{
+		underWay(name),
 		{DueStream, ScheduleSubjects + name + ".>", "that wait for their next attempt"},
 		{DueStream, DueSubjects + name + ".>", "that are about to be tried again"},
 	} {
-		count, err := countMessages(ctx, d.js, left.stream, left.subject)
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := d.hasNo(ctx, name, left); err != nil {
 			return err
-		}
-		if count > 0 {
-			return &InUseError{name, fmt.Sprintf("it has runs %s: %d", left.what, count)}
 		}
 	}
 	// The definition goes first: from then on no dispatcher makes the consumer
@@ -406,6 +421,14 @@ func (d *Definitions) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("delete queue %s: %w", name, err)
 	}
 	if err := d.settleSubjects(ctx, func(subjects map[string]string) { delete(subjects, name) }); err != nil {
+		return err
+	}
+	// Nothing can come in any more. What has come in while we looked, a replay
+	// for one, would wait for ever.
+	if err := d.hasNo(ctx, name, underWay(name)); err != nil {
+		if _, inUse := errors.AsType[*InUseError](err); inUse {
+			return errors.Join(err, d.put(ctx, definition, 0))
+		}
 		return err
 	}
 	if err := d.js.DeleteConsumer(ctx, Stream, ConsumerPrefix+name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {

@@ -149,6 +149,48 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 	}
 }
 
+// lateReplay is a server on which somebody replays a run at the last moment, just
+// before the subjects of the stream change.
+type lateReplay struct {
+	jetstream.JetStream
+	replay func()
+}
+
+func (l *lateReplay) UpdateStream(ctx context.Context, config jetstream.StreamConfig) (jetstream.Stream, error) {
+	l.replay()
+	return l.JetStream.UpdateStream(ctx, config)
+}
+
+func TestAQueueThatIsReplayedToWhileItIsDeletedStays(t *testing.T) {
+	t.Parallel()
+	_, js := natstest.Start(t)
+	definitions := define(t, js, Definition{Name: "q", Concurrency: 1})
+	if _, err := definitions.Update(t.Context(), "q", false, func(d *Definition) error { d.Draining = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	late := sync.OnceFunc(func() {
+		if err := NewDue(js).Queue(t.Context(), requestFor("q", "r"), 2); err != nil {
+			t.Error(err)
+		}
+	})
+	deleting := &Definitions{js: &lateReplay{js, late}, bucket: definitions.bucket}
+	var inUse *InUseError
+	if err := deleting.Delete(t.Context(), "q"); !errors.As(err, &inUse) {
+		t.Fatalf("Delete = %v", err)
+	}
+	handled := make(chan string, 1)
+	consumeBy(t, js, definitions, handlerFunc(func(_ context.Context, delivery run.Delivery, _ func()) run.Decision {
+		handled <- fmt.Sprint(delivery.ID, delivery.Attempt)
+		return run.Done
+	}))
+	if got := receive(t, handled, "run"); got != "r2" {
+		t.Errorf("the queue ran %s", got)
+	}
+	if after, err := definitions.Get(t.Context(), "q"); err != nil || !after.Draining {
+		t.Errorf("the queue is %+v, %v", after, err)
+	}
+}
+
 func TestADefinitionThatIsWrongCanBePutRight(t *testing.T) {
 	t.Parallel()
 	_, js := natstest.Start(t)

@@ -79,17 +79,44 @@ func (d *Due) publish(ctx context.Context, subject string, due run.Due, options 
 // is a [*run.InvalidError].
 func (d *Due) Queue(ctx context.Context, request run.Request, attempt int) error {
 	_, err := publishAttempt(ctx, d.js, request, attempt)
+	if errors.Is(err, ErrNoQueue) {
+		if takes, unknown := d.takes(ctx, request.Queue, attempt); unknown != nil || takes {
+			return fmt.Errorf("queue %s does not answer: %w", request.Queue, errors.Join(unknown, jetstream.ErrNoStreamResponse))
+		}
+	}
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoQueue) {
 		return &run.InvalidError{Problems: []run.Problem{{Message: err.Error()}}}
 	}
 	return err
 }
 
+// takes reports whether a queue takes an attempt, by its definition. While a
+// cluster of servers chooses the stream's leader, nobody answers a publisher,
+// just as when there is no such queue.
+func (d *Due) takes(ctx context.Context, queue string, attempt int) (bool, error) {
+	definitions, err := OpenDefinitions(ctx, d.js)
+	if err != nil {
+		return false, err
+	}
+	definition, err := definitions.Get(ctx, queue)
+	if errors.Is(err, ErrNoQueue) {
+		return false, nil
+	}
+	return err == nil && (!definition.Draining || attempt > 1), err
+}
+
 // Consume hands every attempt that is due to handle, until ctx ends. One that
-// handle cannot deal with now comes again.
+// handle cannot deal with now comes again, until it can: a run waits for it. Only
+// one that keeps contradicting the run's record ([run.ErrConflict]) is dropped in
+// the end.
 func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(context.Context, run.Due) error) error {
-	return (&attendant{
+	return d.attendant(log, handle).run(ctx)
+}
+
+func (d *Due) attendant(log zerolog.Logger, handle func(context.Context, run.Due) error) *attendant {
+	return &attendant{
 		js: d.js, durable: dueConsumer, description: "Ropewalk: attempts that are due", subjects: DueSubjects + ">", log: log,
+		hopeless: func(err error) bool { return errors.Is(err, run.ErrConflict) },
 		handle: func(ctx context.Context, message jetstream.Msg) error {
 			var due run.Due
 			err := json.Unmarshal(message.Data(), &due)
@@ -103,5 +130,5 @@ func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(conte
 			}
 			return handle(ctx, due)
 		},
-	}).run(ctx)
+	}
 }

@@ -16,6 +16,8 @@ type Query struct {
 	// Queue and State narrow the list; empty means all.
 	Queue string
 	State run.State
+	// Want, if set, narrows it further. It must return at once.
+	Want func(run.Run) bool
 	// Limit is the most records to return.
 	Limit int
 }
@@ -44,7 +46,7 @@ func (s *Store) List(ctx context.Context, query Query) ([]run.Run, error) {
 			return false
 		}
 		for _, record := range records {
-			if query.State == "" || record.State == query.State {
+			if (query.State == "" || record.State == query.State) && (query.Want == nil || query.Want(record)) {
 				found = append(found, record)
 			}
 		}

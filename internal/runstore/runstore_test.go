@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
@@ -180,6 +182,7 @@ func TestListGivesTheNewestFirst(t *testing.T) {
 		"all there are":                 {Query{Limit: 5000}, count, "r699", "r0"},
 		"of one queue":                  {Query{Queue: "rare", Limit: 30}, 30, "r690", "r400"},
 		"of one state, far back":        {Query{State: run.Rejected, Limit: 10}, 7, "r600", "r0"},
+		"what is wanted, far back":      {Query{Want: func(r run.Run) bool { return r.State == run.Rejected }, Limit: 10}, 7, "r600", "r0"},
 		"of a queue that has none":      {Query{Queue: "none", Limit: 10}, 0, "", ""},
 		"of one queue and one state":    {Query{Queue: "rare", State: run.Rejected, Limit: 3}, 3, "r600", "r400"},
 		"of a queue, but in no such st": {Query{Queue: "default", State: run.Running, Limit: 3}, 0, "", ""},
@@ -193,6 +196,21 @@ func TestListGivesTheNewestFirst(t *testing.T) {
 				t.Errorf("from %s to %s; want from %s to %s", got[0].ID, got[len(got)-1].ID, test.first, test.last)
 			}
 		})
+	}
+}
+
+// A server ends an answer at a number of bytes, however much was asked for.
+func TestAListOfLargeRecordsIsWhole(t *testing.T) {
+	_, js := natstest.Start(t, func(o *server.Options) { o.MaxPending = 1 << 20 })
+	store := must[*Store](t)(Create(t.Context(), js, Config{Retention: time.Hour, RequestRetention: time.Hour, Replicas: 1}))
+	const count = 30
+	for i := range count {
+		large := record("default", fmt.Sprintf("r%d", i))
+		large.Message = strings.Repeat("x", 100<<10)
+		must[uint64](t)(store.Create(t.Context(), large))
+	}
+	if got := must[[]run.Run](t)(store.List(t.Context(), Query{Limit: count})); len(got) != count || got[0].ID != "r29" || got[count-1].ID != "r0" {
+		t.Errorf("%d of %d records are listed", len(got), count)
 	}
 }
 

@@ -100,7 +100,7 @@ func (b *bench) checkRoom(ctx context.Context) error {
 		need = max(need, b.options.InFlight)
 	}
 	if b.options.wants("neighbours") { // those of the burst end, and make room
-		need = max(need, int(quietRate*b.options.LatencyFor.Seconds())+4*neighbourLimit)
+		need = max(need, int(2*quietRate*b.options.LatencyFor.Seconds())+4*neighbourLimit)
 	}
 	if room < int64(need) {
 		return fmt.Errorf("the %d nodes with %s have room for %d pods, but %d are needed; add fake nodes, or ask for less with -runs and -in-flight", len(nodes.Items), selector, room, need)

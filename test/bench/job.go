@@ -53,11 +53,16 @@ func asCreated(job *batchv1.Job) *batchv1.Job {
 // create makes the nth Job as a bare loop would, and returns its name and how
 // long the call took.
 func (s *stage) create(ctx context.Context, n int) (string, time.Duration, error) {
+	return s.createIn(ctx, "default", n)
+}
+
+// createIn is create for a Job that is labelled as one of another queue.
+func (s *stage) createIn(ctx context.Context, queue string, n int) (string, time.Duration, error) {
 	job := s.bench.job.DeepCopy()
 	id := runID(n)
 	job.Name = "run-" + id + "-1"
 	for _, labels := range []map[string]string{job.Labels, job.Spec.Template.Labels} {
-		labels["ropewalk.dev/run-id"] = id
+		labels["ropewalk.dev/run-id"], labels["ropewalk.dev/queue"] = id, queue
 	}
 	at := time.Now()
 	_, err := s.client.Client.BatchV1().Jobs(s.namespace).Create(ctx, job, metav1.CreateOptions{})

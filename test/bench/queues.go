@@ -39,19 +39,23 @@ const (
 )
 
 // neighbours compares the latency of one queue alone with that beside another
-// in which many runs wait.
+// in which many runs wait. What the other queue's runs do costs the cluster time
+// too, whoever makes them: how much longer a bare create takes beside them tells
+// that apart from what the dispatcher adds.
 func (b *bench) neighbours(ctx context.Context, r *report) error {
 	result := &neighboursResult{}
 	for round := range b.options.Rounds {
 		err := inTurns(round, func() error {
-			events, err := b.neighboursRound(ctx, 0)
-			result.Alone = append(result.Alone, events)
-			b.say("neighbours %d: alone p50 %.1f ms, p99 %.1f ms", round+1, percentile(events, 50), percentile(events, 99))
+			events, bare, err := b.neighboursRound(ctx, 0)
+			result.Alone, result.BareAlone = append(result.Alone, events), append(result.BareAlone, bare)
+			b.say("neighbours %d: alone p50 %.1f ms, p99 %.1f ms; bare create p50 %.1f ms, p99 %.1f ms", round+1,
+				percentile(events, 50), percentile(events, 99), percentile(bare, 50), percentile(bare, 99))
 			return err
 		}, func() error {
-			events, err := b.neighboursRound(ctx, b.options.Burst)
-			result.Beside = append(result.Beside, events)
-			b.say("neighbours %d: beside %d waiting runs p50 %.1f ms, p99 %.1f ms", round+1, b.options.Burst, percentile(events, 50), percentile(events, 99))
+			events, bare, err := b.neighboursRound(ctx, b.options.Burst)
+			result.Beside, result.BareBeside = append(result.Beside, events), append(result.BareBeside, bare)
+			b.say("neighbours %d: beside %d waiting runs p50 %.1f ms, p99 %.1f ms; bare create p50 %.1f ms, p99 %.1f ms", round+1, b.options.Burst,
+				percentile(events, 50), percentile(events, 99), percentile(bare, 50), percentile(bare, 99))
 			return err
 		})
 		if err != nil {
@@ -62,9 +66,10 @@ func (b *bench) neighbours(ctx context.Context, r *report) error {
 	return nil
 }
 
-// neighboursRound publishes to the quiet queue at a steady rate, and returns how
-// long it took from each publish to its Job.
-func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float64, err error) {
+// neighboursRound publishes to the quiet queue at a steady rate, and then makes
+// Jobs by bare calls at the same rate. It returns how long it took from each
+// publish, and from each call, until its Job was seen.
+func (b *bench) neighboursRound(ctx context.Context, burst int) (events, bare []float64, err error) {
 	n := int(quietRate * b.options.LatencyFor.Seconds())
 	err = b.on(ctx, func(s *stage) error {
 		if err := s.serve(ctx, neighbourLimit, b.options.Workers); err != nil {
@@ -93,14 +98,46 @@ func (b *bench) neighboursRound(ctx context.Context, burst int) (events []float6
 		if err != nil {
 			return err
 		}
+		calls, err := s.barely(ctx, n)
+		if err != nil {
+			return err
+		}
 		for _, job := range s.observer.Jobs() {
 			if i, err := strconv.Atoi(strings.TrimPrefix(job.RunID, "quiet-")); err == nil && job.Queue == quietQueue {
 				events = append(events, milliseconds(job.CreatedAt.Sub(started[i])))
 			}
+			if at, is := calls[job.RunID]; is {
+				bare = append(bare, milliseconds(job.CreatedAt.Sub(at)))
+			}
 		}
 		return nil
 	})
-	return events, err
+	return events, bare, err
+}
+
+// bareQueue labels the Jobs of bare calls that are made beside a dispatcher's.
+const bareQueue = "bare"
+
+// barely makes n Jobs by bare calls at the rate of the quiet queue, waits until
+// all are seen, and returns when each was called for, by run id.
+func (s *stage) barely(ctx context.Context, n int) (map[string]time.Time, error) {
+	const first = 1_000_000 // no run has that number
+	started := make([]time.Time, n)
+	err := steadily(ctx, n, quietRate, func(i int) error {
+		started[i] = time.Now()
+		_, _, err := s.createIn(ctx, bareQueue, first+i)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	calls := make(map[string]time.Time, n)
+	for i, at := range started {
+		calls[runID(first+i)] = at
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the bare calls' Jobs take more than 2m"))
+	defer cancel()
+	return calls, s.observer.Await(limited, bareQueue, func(c rig.Counts) bool { return c.Created >= n })
 }
 
 // quietly publishes n runs to the quiet queue at a steady rate, waits until that

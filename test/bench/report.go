@@ -82,10 +82,12 @@ type waitingResult struct {
 }
 
 // neighboursResult has, for each round, the time from publish to Job in ms of
-// every run in the quiet queue.
+// every run in the quiet queue, and from call to Job of as many bare creates.
 type neighboursResult struct {
-	Alone  [][]float64 `json:"aloneMs"`
-	Beside [][]float64 `json:"besideMs"`
+	Alone      [][]float64 `json:"aloneMs"`
+	Beside     [][]float64 `json:"besideMs"`
+	BareAlone  [][]float64 `json:"bareAloneMs"`
+	BareBeside [][]float64 `json:"bareBesideMs"`
 }
 
 // replayResult has seconds from the call: until the replays had been asked for,
@@ -257,16 +259,20 @@ func (n *neighboursResult) summary(o options) (lines []line) {
 			}
 			return median(each)
 		}
-		alone, beside := of(n.Alone), of(n.Beside)
-		next := line{
-			What: fmt.Sprintf("publish to Job seen, at %d/s, beside a queue with %d waiting, p%.0f", quietRate, o.Burst, p),
-			Bare: fmt.Sprintf("%.1f ms (alone)", alone), Ropewalk: fmt.Sprintf("%.1f ms (%.2f of alone)", beside, beside/alone),
+		compare := func(what string, alone, beside float64) line {
+			return line{
+				What: fmt.Sprintf("%s, at %d/s, beside a queue with %d waiting, p%.0f", what, quietRate, o.Burst, p),
+				Bare: fmt.Sprintf("%.1f ms (alone)", alone), Ropewalk: fmt.Sprintf("%.1f ms (%.2f of alone)", beside, beside/alone),
+			}
 		}
+		alone, beside := of(n.Alone), of(n.Beside)
+		next := compare("publish to Job seen", alone, beside)
 		if p == 99 {
 			met := beside <= goalNeighbour*alone
 			next.Goal, next.Met = fmt.Sprintf("≤ %.1f of alone", goalNeighbour), &met
 		}
-		lines = append(lines, next)
+		// Its second column is what the cluster itself has become slower by.
+		lines = append(lines, next, compare("bare create call to Job seen", of(n.BareAlone), of(n.BareBeside)))
 	}
 	return lines
 }

@@ -32,7 +32,7 @@ import (
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
-var roles = []string{"dispatcher", "logshipper", "server", "operator", "reader", "system"}
+var roles = []string{"dispatcher", "logshipper", "server", "zenml", "operator", "reader", "system"}
 
 // natsCluster is three servers with the files of deploy/nats, as they are.
 type natsCluster struct {

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.request import urlopen
 
 import pytest
@@ -39,20 +40,61 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+ACCOUNTS = Path(__file__).parents[3] / "deploy" / "nats" / "accounts.conf"
+PASSWORD = "only-for-tests-0"
+
+
 class Nats:
-    """A nats-server process, which keeps its address and its store over restarts."""
+    """A nats-server process, which keeps its address and its store over restarts.
+
+    Its users are those of deploy/nats/accounts.conf, as they are, and one who may
+    do everything: dispatcher and shipper are one process here. The plugin is the
+    user zenml, so that every test shows that its permissions are enough.
+    """
+
+    ALMIGHTY = "tests"
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.folder = folder
         self.config = folder / "nats.conf"
-        self.config.write_text(f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n')
+        self.more = f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n'
+        self.configure()
         self.start()
+
+    def configure(self, more: str = "", zenml: str = PASSWORD) -> None:
+        """Write the configuration, with the password of the user zenml."""
+        accounts, begin = ACCOUNTS.read_text(), "    users: [\n"
+        assert accounts.count(begin) == 1
+        for name in re.findall(r"\$(NATS_\w+)", accounts):
+            accounts = accounts.replace("$" + name, zenml if name == "NATS_ZENML_PASSWORD" else PASSWORD)
+        accounts = accounts.replace(begin, f"{begin}      {{ user: {self.ALMIGHTY}, password: {PASSWORD} }}\n")
+        self.config.write_text(self.more + more + accounts)
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """Where clients connect, as the user who may do everything."""
+        return f"nats://{self.ALMIGHTY}:{PASSWORD}@127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where clients connect, without a user."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How the plugin connects, as the server's environment has it."""
+        return {
+            "ROPEWALK_NATS_URL": self.address,
+            "ROPEWALK_NATS_USER": "zenml",
+            "ROPEWALK_NATS_PASSWORD": PASSWORD,
+            "ROPEWALK_NATS_INBOX": "_INBOX.zenml",
+        }
+
+    def settings(self, **more: Any) -> Settings:
+        """Return how the plugin connects, without a reporter unless more says so."""
+        login = {"user": "zenml", "password": PASSWORD, "inbox": "_INBOX.zenml"}
+        return Settings(**{"servers": (self.address,), "report": False, "timeout": 5, **login, **more})
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -77,13 +119,13 @@ class Proxy:
 
     def __init__(self, port: int, mute_after: bytes) -> None:
         self.port, self.mute_after = port, mute_after
-        self.muted = threading.Event()
+        self.muted, self.sent = threading.Event(), bytearray()
         self.open: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
-    def url(self) -> str:
+    def address(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
 
@@ -113,8 +155,10 @@ class Proxy:
     def _carry(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not answers and self.mute_after in data:
-                    self.muted.set()
+                if not answers:
+                    self.sent += data
+                    if self.mute_after in data:
+                        self.muted.set()
                 if not (answers and self.muted.is_set()):
                     target.sendall(data)
         for each in (source, target):
@@ -174,6 +218,6 @@ def dispatcher(tmp_path: Path, nats: Nats) -> Iterator[Dispatcher]:
 
 @pytest.fixture
 def manager(nats: Nats) -> Iterator[WorkloadManager]:
-    made = WorkloadManager(Settings(servers=(nats.url,), report=False, timeout=5))
+    made = WorkloadManager(nats.settings())
     yield made
     made.close()

@@ -1,22 +1,26 @@
 """The workload manager against a real NATS server and a real dispatcher."""
 
-import asyncio
+import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from ropewalk_zenml import wire
 from ropewalk_zenml.errors import QueueFullError, RopewalkError, UnreachableError
+from ropewalk_zenml.link import Link
 from ropewalk_zenml.runs import Ref, record
 from ropewalk_zenml.settings import Settings
 from ropewalk_zenml.workload_manager import WorkloadManager
+from ropewalk_zenml.workloads import LIFETIME
 
 from .conftest import Dispatcher, Nats, Proxy, eventually, free_port
 
@@ -62,6 +66,16 @@ def start(manager: WorkloadManager, workload: UUID, run_id: UUID, script: str, *
         **more,
     )
     manager.log(workload_id=workload, message="Pipeline run started successfully.")
+
+
+@contextlib.contextmanager
+def almighty(nats: Nats) -> Iterator[Link]:
+    """Give a connection that may change streams."""
+    link = Link(Settings(servers=(nats.url,)))
+    try:
+        yield link
+    finally:
+        link.close()
 
 
 @pytest.mark.usefixtures("dispatcher")
@@ -130,13 +144,33 @@ def test_a_run_that_is_resumed_runs_again_once(manager: WorkloadManager, tmp_pat
 
 
 @pytest.mark.usefixtures("dispatcher")
+def test_what_is_noted_has_the_replicas_of_the_records_and_a_lifetime(manager: WorkloadManager, nats: Nats) -> None:
+    async def older(js: JetStreamContext) -> None:
+        await js.create_key_value(bucket=wire.WORKLOADS)
+
+    async def config(js: JetStreamContext) -> tuple[Any, ...]:
+        seen = (await js.stream_info(f"KV_{wire.WORKLOADS}")).config
+        return seen.num_replicas, seen.max_age, seen.allow_direct, seen.max_msgs_per_subject
+
+    with almighty(nats) as link:
+        link.call(older)
+        start(manager, uuid4(), uuid4(), "true")
+        assert link.call(config) == (1, LIFETIME, True, 1)
+
+
+@pytest.mark.usefixtures("dispatcher")
 def test_many_threads_share_one_connection(manager: WorkloadManager) -> None:
     run_ids = [uuid4() for _ in range(40)]
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda run_id: start(manager, run_id, run_id, "echo hello"), run_ids))
     assert {ended(manager, run_id)["state"] for run_id in run_ids} == {"succeeded"}
-    client = asyncio.run_coroutine_threadsafe(manager._link.jetstream(), manager._link.loop()).result()
-    assert client._nc.stats["reconnects"] == 0
+
+    async def connection(js: JetStreamContext) -> Client:
+        return js._nc
+
+    client = manager._link.call(connection)
+    assert client is manager._link._process().connection._client
+    assert client.stats["in_msgs"] > 40
 
 
 @pytest.mark.usefixtures("dispatcher")
@@ -183,14 +217,15 @@ def test_without_nats_it_is_made_and_says_so_when_needed(caplog: pytest.LogCaptu
 def test_what_was_stored_without_an_answer_is_withdrawn(nats: Nats, tmp_path: Path) -> None:
     Dispatcher(tmp_path, nats).stop()  # leaves the queue
     proxy, run_id, marker = Proxy(nats.port, mute_after=b"ropewalk.runs."), uuid4(), tmp_path / "ran"
-    manager = WorkloadManager(Settings(servers=(proxy.url,), report=False, timeout=1.5))
+    manager = WorkloadManager(nats.settings(servers=(proxy.address,), timeout=1.5))
     try:
         with pytest.raises(UnreachableError):
             start(manager, uuid4(), run_id, f"touch {marker}")
         assert proxy.muted.is_set()
         proxy.speak()
         # The server was told that it is not stored. It is, so it must not run.
-        manager._link.call(lambda js: wanted_cancelled(js, run_id), patience=20)
+        with almighty(nats) as link:
+            link.call(lambda js: wanted_cancelled(js, run_id), seconds=20)
         dispatcher = Dispatcher(tmp_path, nats)
         try:
             assert ended(manager, run_id)["state"] == "cancelled"
@@ -222,7 +257,8 @@ def test_a_full_queue_is_told_apart_from_a_duplicate(manager: WorkloadManager, n
         config.max_msgs = 1
         await js.update_stream(config)
 
-    manager._link.call(limit)
+    with almighty(nats) as link:
+        link.call(limit)
     run_id = uuid4()
     start(manager, uuid4(), run_id, "true")
     start(manager, uuid4(), run_id, "true")
@@ -263,7 +299,7 @@ def test_the_image_is_that_of_the_settings(
 ) -> None:
     running = Dispatcher(tmp_path, nats)
     own = {
-        "ROPEWALK_NATS_URL": nats.url,
+        **nats.environment,
         "ZENML_ROPEWALK_REPORT": "false",
         "ZENML_ROPEWALK_POD": '{"nodeSelector": {"a": "b"}}',
     }

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 16
 """How many are taken on side by side in one process: each needs a connection to
 the database, of which a server has 20 by default. The others wait their turn."""
+_TURN = 10.0
+"""Seconds that they wait. While NATS answers, a turn comes within the second;
+behind runs that wait for it in vain, the server's threads are better let go."""
 
 
 class SnapshotRunDispatcher(SnapshotRunDispatcherInterface):
@@ -35,19 +38,29 @@ class SnapshotRunDispatcher(SnapshotRunDispatcherInterface):
         self._turns = threading.BoundedSemaphore(_AT_ONCE)
 
     def submit(self, request: SnapshotRunExecutionRequest) -> None:
-        """Take on a prepared run; once this returns, it is stored."""
+        """Take on a prepared run; once this returns, it is stored.
+
+        It raises SnapshotRunQueueFullError, which the server answers with 429,
+        when the queue is full or no turn comes; else what the execution raises.
+        """
         from zenml.zen_server.pipeline_execution.utils import execute_snapshot_run
 
         # The execution sets the identity that it runs as, which must not
         # become that of the request.
         context = contextvars.copy_context()
+        if not self._turns.acquire(timeout=_TURN):
+            raise SnapshotRunQueueFullError(
+                f"This server takes on {_AT_ONCE} runs already and none of them gets on; try again later, "
+                "and see in the server's log whether it reaches NATS and its database."
+            )
         try:
-            with self._turns:
-                context.run(execute_snapshot_run, request)
+            context.run(execute_snapshot_run, request)
         except Exception as problem:
             if _is_full(problem):
                 raise SnapshotRunQueueFullError(str(_cause(problem))) from problem
             raise
+        finally:
+            self._turns.release()
 
 
 def _cause(problem: BaseException) -> BaseException:

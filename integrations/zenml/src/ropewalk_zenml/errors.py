@@ -6,7 +6,7 @@ class RopewalkError(RuntimeError):
 
 
 class UnreachableError(RopewalkError):
-    """NATS did not answer in time; nothing is known of what was asked."""
+    """NATS was not reached, or did not answer in time; nothing is known of what was asked."""
 
 
 class QueueFullError(RopewalkError):

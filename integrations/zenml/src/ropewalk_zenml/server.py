@@ -16,6 +16,18 @@ def _store() -> Any:
     return zen_store()
 
 
+def identity() -> UUID:
+    """Return what tells this server, all its processes together, from others."""
+    return UUID(str(_store().get_store_info().id))
+
+
+def most_entries() -> int:
+    """Return how many lines of a log the server shows: the first ones."""
+    import zenml.constants
+
+    return int(getattr(zenml.constants, "LOGS_MAX_ENTRIES_PER_REQUEST", 50_000))
+
+
 def pipeline_image(workload: UUID, snapshot: UUID | None = None) -> str | None:
     """Return the image that was built for a pipeline, if there is one.
 
@@ -44,6 +56,9 @@ def pipeline_image(workload: UUID, snapshot: UUID | None = None) -> str | None:
 
 def fail_run(run_id: UUID, reason: str) -> bool:
     """Set a run to failed that no runner has taken further; tell whether it was.
+
+    It blocks on the database, raises what the store raises, and may be called
+    again: a run that is over stays as it is.
 
     A run that its runner has handed to an orchestrator is the orchestrator's:
     what becomes of the runner's Job then says nothing about it.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
 
 from ropewalk_zenml.errors import RopewalkError
 
@@ -32,6 +33,8 @@ class Settings:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    inbox: str | None = None
+    """What the subjects begin with that answers come in on; None is NATS's _INBOX."""
     queue: str = "default"
     """The queue whose limit the runs count against."""
     image_mode: ImageMode | None = None
@@ -42,7 +45,7 @@ class Settings:
     labels: Mapping[str, str] = field(default_factory=dict)
     retry: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 10.0
-    """How many seconds the server waits for NATS before it gives up."""
+    """Seconds that a request to the server waits for NATS before it gives up."""
     report: bool = True
     """Whether runs that end without the runner's word are set to failed."""
 
@@ -51,10 +54,24 @@ class Settings:
         """The servers for people: without user and password."""
         return ", ".join(re.sub(r"//[^@/]*@", "//", server) for server in self.servers)
 
+    @property
+    def wants_tls(self) -> bool:
+        """Whether nothing may be sent in the clear."""
+        return bool(self.tls_ca or self.tls_cert) or any(s.startswith(("tls://", "wss://")) for s in self.servers)
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the environment; everything that is wrong is told at once."""
+        """Read the environment; everything that is wrong is told by one :class:`RopewalkError`."""
         return _Reader(os.environ if environment is None else environment).read()
+
+
+def _is_address(server: str) -> bool:
+    """Whether a NATS client can make something of it; without a scheme it is nats://."""
+    try:
+        parts = urlsplit(server if "://" in server else "nats://" + server)
+        return parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is none
+        return False
 
 
 class _Reader:
@@ -112,18 +129,34 @@ class _Reader:
             return "prebuilt"
         return None
 
+    def servers(self) -> tuple[str, ...]:
+        name = "ROPEWALK_NATS_URL"
+        servers = [server.strip() for server in (self.text(name) or ",".join(Settings.servers)).split(",")]
+        for server in filter(None, servers):
+            if not _is_address(server):
+                # As it may hold a password, it is not repeated.
+                self.problems.append(f"{name} has what is no address such as nats://nats.example.com:4222")
+                break
+        return tuple(filter(None, servers))
+
+    def inbox(self) -> str | None:
+        name = "ROPEWALK_NATS_INBOX"
+        inbox = self.text(name)
+        if inbox is not None and not re.fullmatch(r"[^\s.*>]+(\.[^\s.*>]+)*", inbox):
+            self.problems.append(f"{name} is not what a subject may begin with, such as _INBOX.zenml")
+        return inbox
+
     def read(self) -> Settings:
         for name in self.environment:
             if name.startswith(_OWN) and name not in _KNOWN:
                 self.problems.append(f"{name} is not known; there are {', '.join(sorted(_KNOWN))}")
-        servers = self.text("ROPEWALK_NATS_URL") or ",".join(Settings.servers)
         queue = self.text(_OWN + "QUEUE") or Settings.queue
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", queue):
             self.problems.append(
                 f"{_OWN}QUEUE is not the name of a queue: at most 40 lower-case letters, digits and '-'"
             )
         settings = Settings(
-            servers=tuple(server.strip() for server in servers.split(",") if server.strip()),
+            servers=self.servers(),
             credentials=self.text("ROPEWALK_NATS_CREDENTIALS"),
             user=self.text("ROPEWALK_NATS_USER"),
             password=self.text("ROPEWALK_NATS_PASSWORD"),
@@ -131,6 +164,7 @@ class _Reader:
             tls_ca=self.text("ROPEWALK_NATS_TLS_CA"),
             tls_cert=self.text("ROPEWALK_NATS_TLS_CERT"),
             tls_key=self.text("ROPEWALK_NATS_TLS_KEY"),
+            inbox=self.inbox(),
             queue=queue,
             image_mode=self.image_mode(),
             registry=self.text(_CLOSED + "DOCKER_REGISTRY"),

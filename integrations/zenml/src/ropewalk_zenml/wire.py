@@ -40,9 +40,9 @@ def ask_subject(run: str) -> str:
     return f"ropewalk.ask.logs.{run}"
 
 
-def server_log_subject(queue: str, run: str) -> str:
-    """Where the server's own lines about a run go."""
-    return f"ropewalk.logs.{partition(run):02d}.{queue}.{run}.1.{SERVER_POD}.{SERVER_CONTAINER}"
+def server_log_subject(queue: str, run: str, attempt: int = 1) -> str:
+    """Where the server's own lines about an attempt at a run go."""
+    return f"ropewalk.logs.{partition(run):02d}.{queue}.{run}.{attempt}.{SERVER_POD}.{SERVER_CONTAINER}"
 
 
 def partition(run: str) -> int:
@@ -114,7 +114,9 @@ def texts_of(message: str) -> list[bytes]:
 def entries(answers: Iterable[bytes]) -> list[str]:
     """Make what is answered to a request for logs the lines that the server reads.
 
-    Lines of one log keep their order; logs are put together by time.
+    Lines of one log keep their order; the logs of an attempt are put together by
+    time, and attempts stand one after the other, each but the first under a
+    line of its own. A line that is no JSON raises ValueError.
     """
     latest: dict[tuple[int, str, str], str] = {}
     going_on: dict[tuple[int, str, str], dict[str, Any]] = {}
@@ -136,7 +138,12 @@ def entries(answers: Iterable[bytes]) -> list[str]:
             latest[log] = max(latest.get(log, ""), _sortable(line["time"]))
             ordered.append((line["attempt"], latest[log], len(ordered), _entry(line)))
     ordered.sort(key=lambda item: item[:3])
-    return [entry for *_, entry in ordered]
+    made: list[str] = []
+    for at, (attempt, moment, _, entry) in enumerate(ordered):
+        if at and attempt != ordered[at - 1][0]:
+            made.append(_json(f"Attempt {attempt}.", INFO, moment + "Z"))
+        made.append(entry)
+    return made
 
 
 INFO, WARNING, ERROR = 20, 30, 40

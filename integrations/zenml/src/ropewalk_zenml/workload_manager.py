@@ -1,19 +1,22 @@
 """The seam by which every version of the ZenML server starts its runners."""
 
+import asyncio
 import functools
 import logging
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from nats.js import JetStreamContext
 
-from ropewalk_zenml import request, runs, server, wire
+from ropewalk_zenml import logs, request, runs, server, wire
 from ropewalk_zenml.errors import QueueFullError, RopewalkError, UnreachableError
 from ropewalk_zenml.link import Link
 from ropewalk_zenml.reporter import Reporter
 from ropewalk_zenml.settings import Settings
+from ropewalk_zenml.workloads import Workloads
 
 if TYPE_CHECKING:
     from zenml.zen_server.pipeline_execution.workload_manager_interface import WorkloadManagerInterface
@@ -28,8 +31,11 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 256
 """Workloads that are between their image and their run: a moment each."""
 _LINES = 100
-_LOG_BYTES = 16 << 20
+"""Lines that are kept of one of those: the server writes one or two."""
 _WITHDRAW_SECONDS = 600.0
+"""Seconds that a run is withdrawn for, which NATS may have stored unheard."""
+_WITHDRAW_PAUSE = 5.0
+"""Seconds to the next try where NATS says that no waiting helps."""
 
 
 class WorkloadManager(WorkloadManagerInterface):
@@ -43,6 +49,8 @@ class WorkloadManager(WorkloadManagerInterface):
         self._lock = threading.Lock()
         self._planned: OrderedDict[UUID, request.Planned] = OrderedDict()
         self._unsent: OrderedDict[str, list[tuple[int, bytes]]] = OrderedDict()
+        self._workloads = Workloads()
+        self._readers = threading.BoundedSemaphore(logs.READERS)
         self._given = settings
         try:
             if self._settings.report:
@@ -104,7 +112,8 @@ class WorkloadManager(WorkloadManagerInterface):
         """Publish the run and return once it is stored, whatever sync says.
 
         The same run published again is the same run. It may wait in its queue;
-        how it ends is told by the reporter.
+        how it ends is told by the reporter. It blocks for as long as
+        :meth:`Link.call` does and raises :class:`RopewalkError`; then nothing runs.
         """
         settings, workload = self._settings, str(workload_id)
         run_id = request.pipeline_run(workload_id, arguments, environment or {})
@@ -120,14 +129,16 @@ class WorkloadManager(WorkloadManagerInterface):
             environment or {},
             timeout_in_seconds,
         )
-        again = request.resumes(arguments)
+        again, snapshot = request.resumes(arguments), request.option(arguments, "snapshot_id")
         submitted: list[runs.Ref] = []
 
         async def submit(js: JetStreamContext) -> None:
-            ref = submitted[0] if submitted else await _ref(js, settings.queue, run_id, again)
+            ref = submitted[0] if submitted else await self._workloads.ref(js, settings.queue, run_id, again)
             submitted[:] = [ref]
             for name in {run_id, workload}:
-                await runs.remember(js, name, ref)
+                await self._workloads.note(js, name, ref)
+            if snapshot and snapshot != workload:
+                await self._workloads.note_snapshot(js, snapshot, ref)
             await runs.publish(js, ref, wanted)
 
         try:
@@ -148,43 +159,68 @@ class WorkloadManager(WorkloadManagerInterface):
         async def cancel(js: JetStreamContext) -> None:
             await runs.cancel(js, ref)
 
-        try:
-            await self._link.within(cancel, _WITHDRAW_SECONDS)
-        except RopewalkError as problem:
-            logger.error("Run %s may have been stored and cannot be withdrawn: %s", ref.id, problem)
+        until = time.monotonic() + _WITHDRAW_SECONDS
+        while True:
+            try:
+                return await self._link.within(cancel, max(1.0, until - time.monotonic()))
+            except RopewalkError as problem:
+                if time.monotonic() >= until or not isinstance(problem, UnreachableError):
+                    logger.error("Run %s may have been stored and cannot be withdrawn: %s", ref.id, problem)
+                    return
+            await asyncio.sleep(_WITHDRAW_PAUSE)
 
     def delete_workload(self, workload_id: UUID) -> None:
-        """Cancel the runs of a workload and forget it. Logs stay as long as they are kept."""
+        """Cancel the runs of a workload and forget it. Logs stay as long as they are kept.
+
+        Safe to repeat; it raises :class:`RopewalkError`.
+        """
 
         async def delete(js: JetStreamContext) -> None:
-            for ref in await runs.remembered(js, str(workload_id)):
+            for ref in await self._workloads.runs_of(js, str(workload_id)):
                 await runs.cancel(js, ref)
-            await runs.forget(js, str(workload_id))
+            await self._workloads.forget(js, str(workload_id))
 
         self._link.call(delete)
 
     def get_logs(self, workload_id: UUID) -> str:
         """Return what the runner and the server have written, archived or not.
 
-        What is wrong with the logs is a line among them: whoever looks at them
-        is the one to know.
+        It is every attempt at every run that the workload became, oldest first,
+        as far as that comes within 25 s. What is wrong with the logs is a line
+        among them: whoever looks at them is the one to know. It never raises.
         """
+        if not self._readers.acquire(blocking=False):
+            return wire.note(
+                f"The logs of {logs.READERS} other runs are being read; look again in a moment.", wire.WARNING
+            )
+        try:
+            return "\n".join(self._story(workload_id).lines(server.most_entries()))
+        except (RopewalkError, ValueError) as problem:
+            return wire.note(f"The logs cannot be read: {problem}", wire.ERROR)
+        finally:
+            self._readers.release()
 
-        async def read(js: JetStreamContext) -> list[str]:
-            lines: list[str] = []
-            for ref in await runs.remembered(js, str(workload_id)) or [
-                runs.Ref(self._settings.queue, str(workload_id))
-            ]:
-                lines += await _logs_of(js, ref)
-            return lines
+    def _story(self, workload_id: UUID) -> logs.Story:
+        story, workload, queue = logs.Story(), str(workload_id), self._settings.queue
+
+        async def read(js: JetStreamContext) -> None:
+            refs = await self._workloads.runs_of(js, workload)
+            story.unknown = not refs
+            await story.gather(js, refs or [runs.Ref(queue, workload)])
 
         try:
-            return "\n".join(self._link.call(read))
+            self._link.call(read, logs.SECONDS)
+        except UnreachableError as problem:
+            story.broke = f"The logs cannot be read{' to their end' if story.begun else ''}: {problem}"
         except RopewalkError as problem:
-            return wire.note(f"The logs cannot be read: {problem}", wire.ERROR)
+            story.broke = f"The logs cannot be read: {problem}"
+        return story
 
     def log(self, workload_id: UUID, message: str) -> None:
-        """Add to the log of a workload's run, or keep it until there is a run."""
+        """Add to the log of a workload's run, or keep it until there is a run.
+
+        It blocks for as long as :meth:`Link.call` does, and never raises.
+        """
         workload = str(workload_id)
         logger.info("Workload %s: %s", workload, message)
         lines = [(wire.now_nanos(), text) for text in wire.texts_of(message)]
@@ -197,7 +233,7 @@ class WorkloadManager(WorkloadManagerInterface):
                     self._unsent.popitem(last=False)
                 return
         try:
-            refs = self._link.call(lambda js: runs.remembered(js, workload))
+            refs = self._link.call(lambda js: self._workloads.runs_of(js, workload))
         except RopewalkError as problem:
             logger.warning("Cannot log to workload %s: %s", workload, problem)
             return
@@ -210,43 +246,6 @@ class WorkloadManager(WorkloadManagerInterface):
             self._link.call(lambda js: runs.write(js, ref, lines))
         except (RopewalkError, ValueError) as problem:
             logger.warning("Cannot write to the log of run %s: %s", ref.id, problem)
-
-
-async def _ref(js: JetStreamContext, queue: str, run_id: str, again: bool) -> runs.Ref:
-    """Return the run that a call is for.
-
-    A pipeline's run that is resumed is the same one to the server, and another
-    one to Ropewalk: the first that is not over is meant, or a new one.
-    """
-    if not again:
-        return runs.Ref(queue, run_id)
-    known = [ref for ref in await runs.remembered(js, run_id) if ref.id != run_id]
-    if known:
-        record = await runs.record(js, known[-1])
-        if record is None or not runs.is_final(record):
-            return known[-1]
-    return runs.Ref(queue, f"{run_id}-r{len(known) + 1}")
-
-
-async def _logs_of(js: JetStreamContext, ref: runs.Ref) -> list[str]:
-    lines: list[str] = []
-    more = False
-    problem: RopewalkError | None = None
-    try:
-        lines, more = await runs.logs(js, ref, _LOG_BYTES)
-    except runs.NobodyAnswersError as nobody:
-        problem = nobody
-    if more:
-        lines.append(wire.note(f"The log goes on; all of it: dispatcher logs {ref.id}", wire.WARNING))
-    if lines:
-        return lines
-    record = await runs.record(js, ref)
-    state = "waits in Ropewalk's queue " + ref.queue if record is None else f"is {record['state']}"
-    message = (record or {}).get("message") or ""
-    lines.append(wire.note(f"Run {ref.id} {state}. {message}".rstrip()))
-    if problem and record is not None:
-        lines.append(wire.note(f"The logs cannot be read: {problem}", wire.WARNING))
-    return lines
 
 
 __all__ = ["QueueFullError", "WorkloadManager"]

@@ -24,7 +24,6 @@ import pytest
 
 from ropewalk_zenml.link import Link
 from ropewalk_zenml.runs import Ref, cancel, record
-from ropewalk_zenml.settings import Settings
 
 from ..conftest import PROGRAMS, Dispatcher, Nats, eventually, free_port
 from ..server.zenml_server import ZenmlServer, register_snapshot
@@ -101,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ending.callback(s3.kill)
         nats = Nats(folder)
         ending.callback(nats.kill)
-        server = ZenmlServer(folder, nats.url, host)
+        server = ZenmlServer(folder, nats, host)
         ending.callback(server.kill)
         dispatcher = Dispatcher(
             folder,
@@ -114,7 +113,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ending.callback(dispatcher.stop)
         shipper = start_shipper(folder, nats)
         ending.callback(shipper.kill)
-        link = Link(Settings(servers=(nats.url,)))
+        link = Link(nats.settings())
         ending.callback(link.close)
         bucket = {"path": "s3://artifacts", "key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint}}
         yield World(server, link, bucket)

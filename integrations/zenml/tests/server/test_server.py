@@ -13,7 +13,6 @@ import pytest
 
 from ropewalk_zenml.link import Link
 from ropewalk_zenml.runs import Ref, cancel, record
-from ropewalk_zenml.settings import Settings
 
 from ..conftest import Dispatcher, Nats, eventually
 from .zenml_server import AnswerError, ZenmlServer, register_snapshot
@@ -53,8 +52,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     nats = Nats(folder)
-    server = ZenmlServer(folder, nats.url)  # before there is a dispatcher
-    link = Link(Settings(servers=(nats.url,)))
+    server = ZenmlServer(folder, nats)  # before there is a dispatcher
+    link = Link(nats.settings())
     try:
         yield World(folder, nats, server, register_snapshot(server, IMAGE), link)
     finally:
@@ -155,7 +154,7 @@ def test_the_workload_manager_does_alone_what_older_servers_ask(world: World) ->
     folder = world.folder / "older"
     folder.mkdir()
     source = "ZENML_SERVER_SNAPSHOT_RUN_DISPATCHER_IMPLEMENTATION_SOURCE"
-    server = ZenmlServer(folder, world.nats.url, **{source: ""})
+    server = ZenmlServer(folder, world.nats, **{source: ""})
     try:
         older = World(world.folder, world.nats, server, register_snapshot(server, IMAGE), world.link)
         run = older.trigger()

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from ..conftest import eventually, free_port
+from ..conftest import Nats, eventually, free_port
 
 PASSWORD = "only-for-tests-1"
 
@@ -18,7 +18,7 @@ PASSWORD = "only-for-tests-1"
 class ZenmlServer:
     """The server on loopback, with SQLite, and the plugin loaded by its variables."""
 
-    def __init__(self, folder: Path, nats_url: str, host: str = "127.0.0.1", **environment: str) -> None:
+    def __init__(self, folder: Path, nats: Nats, host: str = "127.0.0.1", **environment: str) -> None:
         self.url = f"http://{host}:{free_port()}"
         self.log = folder / "zenml.log"
         self.folder = folder
@@ -36,7 +36,7 @@ class ZenmlServer:
             "ZENML_SERVER_SERVER_URL": self.url,
             "ZENML_SERVER_WORKLOAD_MANAGER_IMPLEMENTATION_SOURCE": "ropewalk_zenml.WorkloadManager",
             "ZENML_SERVER_SNAPSHOT_RUN_DISPATCHER_IMPLEMENTATION_SOURCE": "ropewalk_zenml.SnapshotRunDispatcher",
-            "ROPEWALK_NATS_URL": nats_url,
+            **nats.environment,
             "ZENML_ROPEWALK_TIMEOUT": "3",
             **environment,
         }

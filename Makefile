@@ -141,6 +141,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
 	$(GO) -C tools/helm mod tidy -diff
+	$(GO) -C tools/rootless mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built.

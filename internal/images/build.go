@@ -178,10 +178,36 @@ func (b *Builder) failure(ctx context.Context, job run.Job, t target, seen run.O
 		happened += ": " + strings.TrimSpace(message)
 	}
 	words, err := b.Jobs.LastWords(ctx, job)
+	if advice := b.advice(happened + "\n" + words); advice != "" {
+		happened += " " + advice
+	}
 	if err == nil && words != "" {
 		happened += " Its last lines:\n" + lastLines(words) + "\n"
 	}
 	return &run.LaunchError{Reason: run.ImageBuildFailed, Message: happened}
+}
+
+// advice says what the operator can do about a builder that never got to build.
+// It goes by the words of the builder's own programs, to which a Dockerfile can
+// add: all that it decides is a sentence.
+func (b *Builder) advice(said string) string {
+	switch {
+	case strings.Contains(said, "violates PodSecurity"):
+		return "Builders need a namespace that enforces the pod security level privileged: " +
+			"without privileges too, for system calls that the other levels do not leave to them."
+	case b.Privileged:
+		return ""
+	case strings.Contains(said, "[rootlesskit:"):
+		return "Builders run rootless here, and this node or their image does not let them map users. " +
+			"Nodes must allow user namespaces to ordinary users (sysctl user.max_user_namespaces above 0, " +
+			"kernel.apparmor_restrict_unprivileged_userns 0 where there is one), and ROPEWALK_BUILDER_IMAGE must bring " +
+			"newuidmap and newgidmap that have their capability by their file; where they rely on being root's, they would need more. " +
+			"Else ROPEWALK_BUILDER_PRIVILEGED=true lets builders run with the rights of root on their node."
+	case strings.Contains(said, "rootless mode requires"), strings.Contains(said, "rootlesskit: not found"):
+		return "Builders run rootless here, and their image is not made for that: ROPEWALK_BUILDER_IMAGE must be a rootless one, " +
+			"or ROPEWALK_BUILDER_PRIVILEGED be true, which lets builders run with the rights of root on their node."
+	}
+	return ""
 }
 
 // lastLines bounds what is quoted of a build.

@@ -176,6 +176,30 @@ func TestBuildersThatAreLostOrLeftOver(t *testing.T) {
 	}
 }
 
+func TestBuilderThatNeverGotToBuildIsExplained(t *testing.T) {
+	for name, test := range map[string]struct {
+		privileged bool
+		words      string
+		says, not  string
+	}{
+		"users cannot be mapped":         {false, "[rootlesskit:parent] error: failed to setup UID/GID map: newuidmap 24 failed", "ROPEWALK_BUILDER_PRIVILEGED=true", ""},
+		"the image is for root":          {false, "buildkitd: rootless mode requires to be executed as the mapped root", "must be a rootless one", ""},
+		"the Dockerfile fails":           {false, "ERROR: process \"/bin/sh -c false\" did not complete", "did not complete", "ROPEWALK_BUILDER"},
+		"privileged, there is no advice": {true, "[rootlesskit:parent] error: it is quoted", "it is quoted", "ROPEWALK_BUILDER"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			r, c := building(t, p, ends(run.Failed, run.AppError, 0))
+			c.words, r.config.Builder.Privileged = test.words, test.privileged
+			_, err := r.Resolve(t.Context(), wants(run.Image{Build: plainBuild}), quiet)
+			why, message := reason(t, err)
+			if why != run.ImageBuildFailed || !strings.Contains(message, test.says) || test.not != "" && strings.Contains(message, test.not) {
+				t.Errorf("%s: %s; want %q and not %q", why, message, test.says, test.not)
+			}
+		})
+	}
+}
+
 func TestContentHashIsOverAllThatDecidesTheResult(t *testing.T) {
 	base := run.Build{Dockerfile: "FROM a", BuildArgs: map[string]string{"A": "1", "B": "2"}}
 	seen := map[string]string{ContentHash(base): "the base"}

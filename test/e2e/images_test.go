@@ -268,26 +268,3 @@ func TestBuilderThatWasEvictedIsReplaced(t *testing.T) {
 	must(t, parts.cluster.Evict(w.within(20*time.Second), w.namespace, lost))
 	w.succeeds("run", 5*time.Minute)
 }
-
-// The rootless builder is the default. Nodes like those of a test machine may
-// not let it map users; that the API server takes its Job as it stands, and
-// makes its pod, is shown all the same.
-func TestRootlessBuilderIsTakenByTheCluster(t *testing.T) {
-	w := newImageWorld(t, rig.Settings{"ROPEWALK_BUILDER_PRIVILEGED": "false"})
-	w.serve(1)
-	w.publish("default", "run", built(base()+"RUN echo "+rand.Text()+" > /made\n", "test -s /made"))
-	record := w.over("run", 5*time.Minute)
-	t.Logf("the run is %s: %s", record.State, record.Message)
-	if record.State != "succeeded" && record.Reason != "ImageBuildFailed" {
-		t.Errorf("the run is %s %s; want it to succeed, or its build to fail on the node", record.State, record.Reason)
-	}
-	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
-	must(t, err)
-	if len(pods.Items) == 0 {
-		t.Fatal("the cluster made no pod")
-	}
-	security := pods.Items[0].Spec.Containers[0].SecurityContext
-	if security.Privileged != nil && *security.Privileged || security.RunAsUser == nil || *security.RunAsUser == 0 {
-		t.Errorf("the builder's security context is %v", security)
-	}
-}

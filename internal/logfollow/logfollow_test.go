@@ -26,6 +26,8 @@ type stream struct {
 	batches []logevent.Batch
 	flaky   func() error // what a publish answers that was stored all the same
 	refuse  func() error // what a publish answers that was not stored
+	full    bool
+	last    time.Time // when the last batch came
 }
 
 func (s *stream) Place(context.Context, logevent.Log) (logevent.Place, error) {
@@ -59,13 +61,27 @@ func (s *stream) Publish(ctx context.Context, _ logevent.Log, data []byte, versi
 	if err != nil || batch.End != end {
 		return 0, fmt.Errorf("a batch that is none: %w", err)
 	}
-	s.batches = append(s.batches, batch)
+	s.batches, s.last = append(s.batches, batch), time.Now()
 	if s.flaky != nil {
 		if err := s.flaky(); err != nil {
 			return 0, err
 		}
 	}
 	return uint64(len(s.batches)), nil
+}
+
+func (s *stream) Unended(_ context.Context, quiet time.Duration, found func(logevent.Log)) error {
+	s.mu.Lock()
+	full, n := s.full, len(s.batches)
+	unended := n > 0 && !s.batches[n-1].End && time.Since(s.last) >= quiet
+	s.mu.Unlock()
+	if full {
+		return logevent.ErrFull
+	}
+	if unended {
+		found(theLog)
+	}
+	return nil
 }
 
 // text is the log as the stream has it, and how many of its lines are gaps.
@@ -506,7 +522,9 @@ func TestWhatTheNodeLostIsWrittenDown(t *testing.T) {
 // A progress bar is one long line that is written for minutes, in parts. An
 // answer from a time on begins within it.
 func TestAnAnswerMayBeginWithinALineThatIsKnown(t *testing.T) {
-	part := func(second int) record { return record{line(second, "").at, strings.Repeat(fmt.Sprint(second, " "), 8<<10)} }
+	part := func(second int) record {
+		return record{line(second, "").at, strings.Repeat(fmt.Sprint(second, " "), 8<<10)}
+	}
 	for name, before := range map[string][]record{
 		"long":                       {line(1, "a"), part(2), part(4), part(6), part(8), line(10, "100 %"), line(11, "b")},
 		"short":                      {line(1, "a"), part(2), line(10, ""), line(11, "b")},

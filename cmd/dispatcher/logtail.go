@@ -20,6 +20,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/podlogs"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/runstore"
 )
 
 // logSilence is how long a log may say nothing before its connection is opened
@@ -79,7 +80,11 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 		if err != nil {
 			return nil, err
 		}
-		placed, err := newPlacedLogs(settings, client)
+		runs, err := runstore.Open(ctx, js)
+		if err != nil {
+			return nil, err
+		}
+		placed, err := newPlacedLogs(settings, client, runs)
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +139,12 @@ func (p podLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, fo
 
 func (p podLogs) Ended(ctx context.Context, found func(logevent.Log, logfollow.Source)) error {
 	return p.pods.Ended(ctx, func(c *podlogs.Container) { found(c.Log(), c) })
+}
+
+// Gone needs no record: a job whose folder is gone was deleted, and its run is
+// over or about to be.
+func (l localLogs) Gone(_ context.Context, log logevent.Log) (bool, error) {
+	return l.local.Gone(log.Pod), nil
 }
 
 func (l localLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {

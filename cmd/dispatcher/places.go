@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logging"
 	"github.com/ropewalk/ropewalk/internal/podlogs"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/runstore"
 )
 
 // places launches runs in the namespaces that their queues say. Each namespace
@@ -150,11 +152,12 @@ type placedLogs struct {
 	main     *podlogs.Pods
 	settings *config.Config
 	client   kubernetes.Interface
+	runs     *runstore.Store
 	others   opened[*podlogs.Pods]
 }
 
-func newPlacedLogs(settings *config.Config, client kubernetes.Interface) (*placedLogs, error) {
-	p := &placedLogs{settings: settings, client: client, others: newOpened[*podlogs.Pods]()}
+func newPlacedLogs(settings *config.Config, client kubernetes.Interface, runs *runstore.Store) (*placedLogs, error) {
+	p := &placedLogs{settings: settings, client: client, runs: runs, others: newOpened[*podlogs.Pods]()}
 	var err error
 	p.main, err = p.open(settings.Kubernetes.Namespace)
 	return p, err
@@ -194,4 +197,31 @@ func (p *placedLogs) Ended(ctx context.Context, found func(logevent.Log, logfoll
 		cancel()
 	}
 	return err
+}
+
+// Gone tells whether the attempt of a log is over and its pod in none of the
+// namespaces where it may have been. A build's pod counts alone: builds have no
+// records.
+func (p *placedLogs) Gone(ctx context.Context, log logevent.Log) (bool, error) {
+	if log.Queue != logevent.BuildQueue {
+		record, err := p.runs.Get(ctx, log.Queue, log.Run)
+		switch {
+		case errors.Is(err, run.ErrNotFound): // it was over long ago
+		case err != nil:
+			return false, err
+		case record.Attempt <= log.Attempt && !record.State.Final():
+			return false, nil
+		default:
+			// Opens the watch, so that the namespace is among the others.
+			if _, err := p.in(record.Namespace); err != nil {
+				return false, err
+			}
+		}
+	}
+	for _, pods := range append(p.others.now(), p.main) {
+		if gone, err := pods.Gone(ctx, log.Pod); err != nil || !gone {
+			return false, err
+		}
+	}
+	return true, nil
 }

@@ -84,6 +84,12 @@ func (l *Launcher) Ended(ctx context.Context, found func(*Output)) error {
 	return nil
 }
 
+// Gone tells whether a job of that name has left nothing.
+func (l *Launcher) Gone(name string) bool {
+	_, err := l.folder(name).spec()
+	return errors.Is(err, errGone)
+}
+
 // Log names the log.
 func (o *Output) Log() logevent.Log { return o.log }
 

@@ -46,6 +46,10 @@ type Stream interface {
 	// may be repeated. Errors: [logevent.ErrOvertaken], [logevent.ErrFull],
 	// or not known.
 	Publish(ctx context.Context, log logevent.Log, data []byte, version uint64, end bool) (uint64, error)
+	// Unended calls found with each log that has lines and no end, of which
+	// nothing came for so long. It returns [logevent.ErrFull] instead when
+	// there is so little room that lines may be waiting for it.
+	Unended(ctx context.Context, quiet time.Duration, found func(logevent.Log)) error
 }
 
 // Counter counts, for metrics. Its methods return at once.

@@ -26,6 +26,8 @@ type stream struct {
 	batches []logevent.Batch
 	flaky   func() error // what a publish answers that was stored all the same
 	refuse  func() error // what a publish answers that was not stored
+	full    bool
+	last    time.Time // when the last batch came
 }
 
 func (s *stream) Place(context.Context, logevent.Log) (logevent.Place, error) {
@@ -59,13 +61,27 @@ func (s *stream) Publish(ctx context.Context, _ logevent.Log, data []byte, versi
 	if err != nil || batch.End != end {
 		return 0, fmt.Errorf("a batch that is none: %w", err)
 	}
-	s.batches = append(s.batches, batch)
+	s.batches, s.last = append(s.batches, batch), time.Now()
 	if s.flaky != nil {
 		if err := s.flaky(); err != nil {
 			return 0, err
 		}
 	}
 	return uint64(len(s.batches)), nil
+}
+
+func (s *stream) Unended(_ context.Context, quiet time.Duration, found func(logevent.Log)) error {
+	s.mu.Lock()
+	full, n := s.full, len(s.batches)
+	unended := n > 0 && !s.batches[n-1].End && time.Since(s.last) >= quiet
+	s.mu.Unlock()
+	if full {
+		return logevent.ErrFull
+	}
+	if unended {
+		found(theLog)
+	}
+	return nil
 }
 
 // text is the log as the stream has it, and how many of its lines are gaps.
@@ -100,7 +116,8 @@ func (s *stream) text(t *testing.T) (text string, gaps int) {
 	return all.String(), gaps
 }
 
-// record is a line of a source.
+// record is a line of a source, or a part of one that the next record goes on
+// with.
 type record struct {
 	at   time.Time
 	text string // with its newline
@@ -169,6 +186,8 @@ type connection struct {
 	since  time.Time
 	follow bool
 	next   int
+	// within: the record before was a part of a line.
+	within bool
 	rest   string
 	left   int
 	breaks error
@@ -200,9 +219,16 @@ func (c *connection) Read(into []byte) (int, error) {
 		c.source.mu.Lock()
 		more, ended := c.source.more, c.source.ended
 		for c.rest == "" && c.next < len(c.source.records) {
-			if r := c.source.records[c.next]; !r.at.Before(c.since) {
-				c.rest = r.at.Format("2006-01-02T15:04:05.000000000Z07:00") + " " + r.text
+			// As a kubelet does it: what is too old is left out, and a part of a
+			// line has no time before it even if the line's beginning is left out.
+			r := c.source.records[c.next]
+			if !r.at.Before(c.since) {
+				if !c.within {
+					c.rest = r.at.Format("2006-01-02T15:04:05.000000000Z07:00") + " "
+				}
+				c.rest += r.text
 			}
+			c.within = !strings.HasSuffix(r.text, "\n")
 			c.next++
 		}
 		c.source.mu.Unlock()
@@ -253,7 +279,8 @@ func follower(t *testing.T, to logfollow.Stream, counts *counter) *logfollow.Fol
 }
 
 // randomRecords has many lines that share a timestamp, lines that are a little
-// older than the one before, long ones, empty ones, and bytes of all kinds.
+// older than the one before, long ones, empty ones, ones that are written slowly
+// in parts, and bytes of all kinds.
 func randomRecords(random *rand.Rand, n int) []record {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	var records []record
@@ -276,6 +303,13 @@ func randomRecords(random *rand.Rand, n int) []record {
 		when := at
 		if random.IntN(20) == 0 && len(records) > 0 {
 			when = at.Add(-time.Duration(1 + random.Int64N(int64(time.Second))))
+		}
+		if random.IntN(15) == 0 {
+			for part := range 1 + random.IntN(6) {
+				records = append(records, record{when, fmt.Sprintf("%d.%d %s", i, part, strings.Repeat("=", random.IntN(40_000)))})
+				at = at.Add(time.Duration(random.Int64N(int64(2 * time.Second))))
+				when = at
+			}
 		}
 		records = append(records, record{when, fmt.Sprintf("%d %s\n", i, text)})
 	}
@@ -479,6 +513,46 @@ func TestWhatTheNodeLostIsWrittenDown(t *testing.T) {
 				}
 				if !slices.Equal(counts.lost, []string{test.why}) {
 					t.Errorf("counted %v", counts.lost)
+				}
+			})
+		})
+	}
+}
+
+// A progress bar is one long line that is written for minutes, in parts. An
+// answer from a time on begins within it.
+func TestAnAnswerMayBeginWithinALineThatIsKnown(t *testing.T) {
+	part := func(second int) record {
+		return record{line(second, "").at, strings.Repeat(fmt.Sprint(second, " "), 8<<10)}
+	}
+	for name, before := range map[string][]record{
+		"long":                       {line(1, "a"), part(2), part(4), part(6), part(8), line(10, "100 %"), line(11, "b")},
+		"short":                      {line(1, "a"), part(2), line(10, ""), line(11, "b")},
+		"as if it began with a time": {line(1, "a"), part(2), record{line(10, "").at, line(10, "").at.Format(time.RFC3339Nano) + " \n"}, line(11, "b")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				from, to, counts := newSource(), &stream{}, &counter{}
+				from.write(before...)
+				ctx, kill := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- follower(t, to, counts).Follow(ctx, theLog, from) }()
+				<-time.After(time.Second)
+				kill()
+				if err := <-done; !errors.Is(err, context.Canceled) {
+					t.Errorf("killed: %v", err)
+				}
+				after := []record{line(12, "c"), part(13), part(20), line(21, "100 %")}
+				go func() { done <- follower(t, to, counts).Follow(t.Context(), theLog, from) }()
+				<-time.After(time.Minute)
+				from.write(after...)
+				<-time.After(time.Minute)
+				from.end()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if text, gaps := to.text(t); text != written(append(before, after...)) || gaps != 0 {
+					t.Errorf("%d bytes instead of %d, and %d gaps", len(text), len(written(append(before, after...))), gaps)
 				}
 			})
 		})

@@ -144,7 +144,12 @@ func (f *following) once(ctx context.Context, follow bool, silence time.Duration
 	}
 	defer func() { _ = body.Close() }() // it was only read
 	c.reader = bufio.NewReaderSize(&watched{body, watchdog, silence}, bufferBytes)
-	err = c.take(ctx)
+	if !since.IsZero() {
+		err = c.passRest()
+	}
+	if err == nil {
+		err = c.take(ctx)
+	}
 	if err == nil && c.seek == forLine && c.final {
 		// A connection that broke off looks the same, so that it is believed
 		// when it comes twice.
@@ -206,6 +211,9 @@ type connection struct {
 	ofNewest uint64
 	// passed is how much has come by.
 	passed int
+	// first, if it is not zero, is the time of a line whose beginning was read
+	// to see whether it is one.
+	first time.Time
 }
 
 // seeking is how a connection finds what it has not taken yet.
@@ -245,8 +253,75 @@ func (c *connection) take(ctx context.Context) error {
 	}
 }
 
+// mostTime is more than the time at the beginning of a line takes.
+const mostTime = 40
+
+// passRest lets pass what is left of a line that began before the time from
+// which the log was asked for. A container runtime writes a long line in parts,
+// each with its own time, and the node leaves out those that are too old and
+// gives the others without any time before them. What began that early lies
+// before the line that is sought, and was taken or given up long ago.
+//
+// What is there in the place of a log has no newline, and is none of it.
+func (c *connection) passRest() error {
+	var text [mostTime]byte
+	for n := range text {
+		b, err := c.reader.ReadByte()
+		if err != nil {
+			return c.restEnds(err, n == 0)
+		}
+		c.passed++
+		if text[n] = b; b == '\n' {
+			return c.restPassed()
+		}
+		if b != ' ' {
+			continue
+		}
+		if at, err := time.Parse(time.RFC3339Nano, string(text[:n])); err == nil {
+			c.first = at.UTC()
+			return nil
+		}
+	}
+	for {
+		part, err := c.reader.ReadSlice('\n')
+		c.passed += len(part)
+		switch {
+		case err == nil:
+			return c.restPassed()
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return c.restEnds(err, false)
+		}
+	}
+}
+
+// restPassed is reached after the newline. A line that is sought must follow.
+func (c *connection) restPassed() error {
+	if _, err := c.reader.Peek(1); errors.Is(err, io.EOF) && c.seek == forLine && c.final {
+		return fmt.Errorf("%w: there is only one without its time", errNoLog)
+	}
+	return nil
+}
+
+// restEnds is what it means that a connection ends within its first line.
+func (c *connection) restEnds(err error, empty bool) error {
+	switch {
+	case !errors.Is(err, io.EOF):
+		return err
+	case empty:
+		return nil
+	case c.final:
+		return fmt.Errorf("%w: it has no newline either", errNoLog)
+	default:
+		return io.ErrUnexpectedEOF
+	}
+}
+
 // timestamp reads the beginning of a line.
 func (c *connection) timestamp() (time.Time, error) {
+	if at := c.first; !at.IsZero() {
+		c.first = time.Time{}
+		return at, nil
+	}
 	text, err := c.reader.ReadSlice(' ')
 	c.passed += len(text)
 	if errors.Is(err, io.EOF) && len(text) > 0 {

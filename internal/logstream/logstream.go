@@ -200,6 +200,61 @@ func (s *Stream) Purge(ctx context.Context, log logevent.Log, version uint64) er
 	return nil
 }
 
+// roomFor is the part of the stream's bound that may be full without followers
+// having to wait: what they send at a time is far less than the rest.
+const roomFor = 0.9
+
+// Unended calls found with each log whose newest batch is not its end and is so
+// old. It returns [logevent.ErrFull] when the stream has little room left.
+func (s *Stream) Unended(ctx context.Context, quiet time.Duration, found func(logevent.Log)) error {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the state of stream %s: %w", Name, err)
+	}
+	if most := info.Config.MaxBytes; most > 0 && float64(info.State.Bytes) > roomFor*float64(most) {
+		return logevent.ErrFull
+	}
+	return s.newest(ctx, func(log logevent.Log, message jetstream.Msg, metadata *jetstream.MsgMetadata) {
+		// The end is the one batch with a time to live.
+		if message.Headers().Get(jetstream.MsgTTLHeader) == "" && info.TimeStamp.Sub(metadata.Timestamp) >= quiet {
+			found(log)
+		}
+	})
+}
+
+// newest gives the newest message of each log to take, without its data.
+func (s *Stream) newest(ctx context.Context, take func(logevent.Log, jetstream.Msg, *jetstream.MsgMetadata)) error {
+	const what = "look through the stream of logs"
+	consumer, err := s.js.OrderedConsumer(ctx, Name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: true})
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer messages.Stop()
+	for {
+		message, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		metadata, err := message.Metadata()
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if log, err := ParseSubject(message.Subject()); err == nil { // what is no log's is not ours to judge
+			take(log, message, metadata)
+		}
+		if metadata.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
 // Logs returns the logs of a run that the stream knows of.
 func (s *Stream) Logs(ctx context.Context, runID string) ([]logevent.Log, error) {
 	info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(RunSubject("*", runID)+">"))

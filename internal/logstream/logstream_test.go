@@ -151,6 +151,44 @@ func TestTheEndIsRememberedForItsTime(t *testing.T) {
 	}
 }
 
+func TestALogThatNobodyEndedIsFound(t *testing.T) {
+	stream, js := create(t, 1<<20)
+	unended := func(quiet time.Duration) (found []string, err error) {
+		err = stream.Unended(t.Context(), quiet, func(log logevent.Log) { found = append(found, log.Run) })
+		return found, err
+	}
+	if found, err := unended(0); err != nil || len(found) != 0 {
+		t.Errorf("an empty stream has %v, %v", found, err)
+	}
+	other := log
+	other.Run = "r2"
+	for _, log := range []logevent.Log{log, other} {
+		version, err := stream.Publish(t.Context(), log, batch(1, "a").Encode(), 0, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if log == other {
+			end := logevent.Batch{First: 2, End: true}
+			if _, err := stream.Publish(t.Context(), log, end.Encode(), version, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if found, err := unended(0); err != nil || len(found) != 1 || found[0] != "r1" {
+		t.Errorf("%v, %v", found, err)
+	}
+	if found, err := unended(time.Hour); err != nil || len(found) != 0 {
+		t.Errorf("a log of which something has just come: %v, %v", found, err)
+	}
+	filler := strings.Repeat("x", 950<<10)
+	if _, err := js.Publish(t.Context(), logstream.Subjects+"filler", []byte(filler)); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := unended(0); !errors.Is(err, logevent.ErrFull) || len(found) != 0 {
+		t.Errorf("of a full stream: %v, %v", found, err)
+	}
+}
+
 // Each batch names the one before it, and what was confirmed is known to
 // whoever reads the partition next.
 func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -338,6 +339,18 @@ func (w *Pods) Ended(ctx context.Context, found func(*Container)) error {
 		}
 	}
 	return nil
+}
+
+// Gone tells whether no pod of that name is in the namespace.
+func (w *Pods) Gone(ctx context.Context, name string) (bool, error) {
+	if _, there, err := w.informer.GetStore().GetByKey(w.config.Namespace + "/" + name); err == nil && there {
+		return false, nil
+	}
+	list, err := w.config.Client.CoreV1().Pods(w.config.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return false, fmt.Errorf("look for pod %s: %w", name, err)
+	}
+	return !slices.ContainsFunc(list.Items, func(pod corev1.Pod) bool { return pod.Name == name }), nil
 }
 
 func (w *Pods) containers(p *pod) []*Container {

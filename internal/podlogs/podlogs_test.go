@@ -53,6 +53,8 @@ func (s *stream) Publish(_ context.Context, _ logevent.Log, data []byte, version
 	return version + 1, nil
 }
 
+func (s *stream) Unended(context.Context, time.Duration, func(logevent.Log)) error { return nil }
+
 // text is what the stream has, with gaps as "<gap>".
 func (s *stream) text() (text string, ended bool) {
 	s.mu.Lock()

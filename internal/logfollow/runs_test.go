@@ -1,0 +1,140 @@
+package logfollow_test
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logfollow"
+	"github.com/ropewalk/ropewalk/internal/run"
+)
+
+// cluster has one Job with one log, or nothing any more.
+type cluster struct {
+	source *source
+	gone   atomic.Bool
+}
+
+func (c *cluster) Logs(ctx context.Context, _ run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
+	found(theLog, c.source)
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *cluster) Ended(_ context.Context, found func(logevent.Log, logfollow.Source)) error {
+	if c.source.Ended() && !c.gone.Load() {
+		found(theLog, c.source)
+	}
+	return nil
+}
+
+func (c *cluster) Gone(context.Context, logevent.Log) (bool, error) { return c.gone.Load(), nil }
+
+// following runs a follower of runs until the returned function is called.
+func following(t *testing.T, to *stream, counts *counter, jobs logfollow.Jobs) (runs *logfollow.Runs, stop func()) {
+	t.Helper()
+	runs = logfollow.NewRuns(follower(t, to, counts), jobs, zerolog.Nop())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- runs.Run(ctx) }()
+	return runs, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A dispatcher dies while it follows, and the pod is deleted before the next
+// one comes.
+func TestALogWhosePodWentAwayUnfollowedComesToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		jobs, to, counts := &cluster{source: newSource()}, &stream{}, &counter{}
+		first, kill := following(t, to, counts, jobs)
+		jobs.source.write(line(1, "a"))
+		first.Follow(t.Context(), run.Job{Name: "j", UID: "u"})
+		<-time.After(time.Second)
+		kill()
+		_, stop := following(t, to, counts, jobs)
+		defer stop()
+		<-time.After(time.Hour)
+		if len(counts.lost) != 0 {
+			t.Errorf("a pod that is there was given up: %v", counts.lost)
+		}
+		// Whoever waits for room in the stream may have lines of it.
+		jobs.gone.Store(true)
+		to.mu.Lock()
+		to.full = true
+		to.mu.Unlock()
+		<-time.After(time.Hour)
+		to.mu.Lock()
+		to.full = false
+		to.mu.Unlock()
+		<-time.After(3 * time.Minute)
+		if len(counts.lost) != 0 {
+			t.Errorf("it was given up when there had just been no room: %v", counts.lost)
+		}
+		<-time.After(7 * time.Minute)
+		if text, gaps := to.text(t); text != "a\n" || gaps != 1 || !slices.Equal(counts.lost, []string{logfollow.LostGone}) {
+			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.lost)
+		}
+		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended {
+			t.Errorf("%+v, %v", place, err)
+		}
+	})
+}
+
+// A dispatcher that has handed a run over writes one batch more. The one that
+// follows now is told that it was overtaken, and comes back once the other is
+// gone, from where that one ended.
+func TestAFollowerThatWasOvertakenComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		jobs, to, counts := &cluster{source: newSource()}, &stream{}, &counter{}
+		runs, stop := following(t, to, counts, jobs)
+		defer stop()
+		jobs.source.write(line(1, "a"), line(2, "b"))
+		over := runs.Follow(t.Context(), run.Job{Name: "j", UID: "u"})
+		<-time.After(time.Second)
+		// The other one has read further than this one, and publishes first.
+		place, err := to.Place(t.Context(), theLog)
+		if err != nil || place.Next != 3 {
+			t.Fatalf("%+v, %v", place, err)
+		}
+		c := line(3, "c")
+		batch := logevent.Batch{First: 3, Reached: logevent.Position{Time: c.at, Ordinal: 1}, Lines: []logevent.Line{{Seq: 3, Time: c.at, Text: []byte("c")}}}
+		overtaken := 0
+		to.mu.Lock()
+		to.refuse = func() error {
+			if overtaken++; overtaken == 1 {
+				to.batches = append(to.batches, batch)
+			}
+			return nil
+		}
+		to.mu.Unlock()
+		jobs.source.write(c, line(4, "d"))
+		<-time.After(time.Second)
+		if place, err := to.Place(t.Context(), theLog); err != nil || place.Next != 4 {
+			t.Errorf("the other one is left no time: %+v, %v", place, err)
+		}
+		<-time.After(10 * time.Second)
+		jobs.source.end()
+		over()
+		<-time.After(10 * time.Second)
+		if text, gaps := to.text(t); text != "a\nb\nc\nd\n" || gaps != 0 || len(counts.lost) != 0 {
+			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.lost)
+		}
+		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended || overtaken < 2 {
+			t.Errorf("%+v, %v", place, err)
+		}
+	})
+}

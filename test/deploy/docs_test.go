@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -243,4 +246,34 @@ func startDev(t *testing.T, program string) string {
 		t.Fatal(err)
 	}
 	return "nats://" + nats
+}
+
+// What is not backed up is gone: the page names all that Ropewalk keeps in NATS.
+func TestBackupNamesAllThatIsKept(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "dispatcher")
+	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
+		t.Fatal(err)
+	}
+	connection, err := nats.Connect(startDev(t, program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, backup, _ := strings.Cut(string(read(t, "docs", "operations.md")), "\n## Backup\n")
+	backup, _, _ = strings.Cut(backup, "\n## ")
+	kept := 0
+	streams := js.StreamNames(t.Context())
+	for name := range streams.Name() {
+		kept++
+		if !strings.Contains(backup, "`"+strings.TrimPrefix(name, "KV_")+"`") {
+			t.Errorf("docs/operations.md does not name %s among what to back up", name)
+		}
+	}
+	if streams.Err() != nil || kept < 8 {
+		t.Errorf("the server keeps %d streams: %v", kept, streams.Err())
+	}
 }

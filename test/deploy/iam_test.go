@@ -100,6 +100,7 @@ func TestGoogleRolesAreGrantedOnWhatTheyAreFor(t *testing.T) {
 		"iam roles/iam.workloadIdentityUser serviceAccount:p.svc.id.goog[ropewalk/ropewalk-logshipper]",
 		"iam roles/iam.workloadIdentityUser serviceAccount:p.svc.id.goog[zenml-workload-manager/zenml-runner]",
 		"projects roles/logging.logWriter serviceAccount:ropewalk-logshipper@p.iam.gserviceaccount.com",
+		"projects roles/logging.viewer serviceAccount:ropewalk-logshipper@p.iam.gserviceaccount.com",
 	}
 	if !slices.Equal(granted, want) {
 		t.Errorf("granted:\n%s\nwant:\n%s", strings.Join(granted, "\n"), strings.Join(want, "\n"))
@@ -125,5 +126,14 @@ func TestRolesOfThePage(t *testing.T) {
 		if !given {
 			t.Errorf("what the page says gives nobody %s:\n%s", want.value, all[i].text)
 		}
+	}
+}
+
+// Nobody gets a policy on objects that no log has as its key.
+func TestAWSRolesNeedThePlaceOfLogsWhole(t *testing.T) {
+	command := exec.CommandContext(t.Context(), filepath.Join(root, "deploy", "iam", "aws", "apply"))
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "ACCOUNT=123456789012", "REGION=eu-central-1", "CLUSTER=main", "BUCKET=my-bucket"}
+	if text, err := command.CombinedOutput(); err == nil || !strings.Contains(string(text), "PREFIX: the path below the bucket") {
+		t.Errorf("%v: %s", err, text)
 	}
 }

@@ -79,7 +79,8 @@ func TestChartGivesWhatTheDispatcherIsTestedWith(t *testing.T) {
 // Each process starts with what its Deployment sets.
 func TestProcessesTakeTheirEnvironment(t *testing.T) {
 	for flavour, want := range flavours {
-		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
+		deployments := manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml")
+		for _, deployment := range deployments {
 			container := deployment.Spec.Template.Spec.Containers[0]
 			t.Run(flavour+" "+container.Name, func(t *testing.T) {
 				environment := map[string]string{}
@@ -115,6 +116,10 @@ func TestProcessesTakeTheirEnvironment(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				// Else dispatchers would put lines on the stream until it is full.
+				if keeps := settings.Archive() != (config.Archive{}); keeps != (len(deployments) == 2) {
+					t.Errorf("logs are kept: %v, and there are %d Deployments", keeps, len(deployments))
+				}
 				if settings.Kubernetes.Flavour != want || settings.NATS.Inbox != "_INBOX."+container.Name || settings.NATS.User == "" {
 					t.Errorf("flavour %s, inbox %s, user %q", settings.Kubernetes.Flavour, settings.NATS.Inbox, settings.NATS.User)
 				}
@@ -126,7 +131,7 @@ func TestProcessesTakeTheirEnvironment(t *testing.T) {
 // Only the dispatcher is given a token of the cluster's, and logs are shipped
 // where they are kept.
 func TestWhatRunsInEachFlavour(t *testing.T) {
-	for flavour, want := range map[string][]string{"kubernetes": {"dispatcher"}, "aws": {"dispatcher", "logshipper"}, "gcp": {"dispatcher"}} {
+	for flavour, want := range map[string][]string{"kubernetes": {"dispatcher"}, "aws": {"dispatcher", "logshipper"}, "gcp": {"dispatcher", "logshipper"}} {
 		var names []string
 		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
 			pod := deployment.Spec.Template.Spec

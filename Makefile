@@ -81,6 +81,10 @@ $(BIN)/nats: tools/nats/go.mod tools/nats/go.sum
 compose-test: kubeconfig ## Test docker-compose.yaml with a Docker of its own, as root on Debian.
 	test/compose/run
 
+.PHONY: readme-test
+readme-test: ## Follow the README in a fresh clone; TESTFLAGS=-run=^nothing has its tests compiled only.
+	TESTFLAGS='$(TESTFLAGS)' test/readme
+
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.
 	$(GO) run ./test/bench

@@ -264,7 +264,9 @@ func queueStates(ctx context.Context, js jetstream.JetStream, definitions *queue
 		if err != nil {
 			return nil, err
 		}
-		states = append(states, metrics.QueueState{Queue: definition.Name, Waiting: usage.Waiting, InFlight: usage.InFlight, Limit: usage.Limit})
+		states = append(states, metrics.QueueState{
+			Queue: definition.Name, Waiting: usage.Waiting, InFlight: usage.InFlight, Limit: usage.Limit, Paused: definition.Paused,
+		})
 	}
 	return states, nil
 }

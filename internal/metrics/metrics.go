@@ -21,6 +21,7 @@ type QueueState struct {
 	Waiting  uint64
 	InFlight int
 	Limit    int
+	Paused   bool
 }
 
 // Sources are asked at every scrape.
@@ -141,8 +142,8 @@ func (m *Metrics) Request(method, resource string, code int) {
 // queueCollector asks the NATS server how the queues stand. Every replica
 // reports the same: take max over the replicas, not sum.
 type queueCollector struct {
-	sources               Sources
-	waiting, inUse, limit *prometheus.Desc
+	sources                       Sources
+	waiting, inUse, limit, paused *prometheus.Desc
 }
 
 func newQueueCollector(sources Sources) *queueCollector {
@@ -154,6 +155,7 @@ func newQueueCollector(sources Sources) *queueCollector {
 		waiting: queue("ropewalk_queue_waiting", "Runs that wait in the queue, over all replicas."),
 		inUse:   queue("ropewalk_queue_slots_in_use", "Runs that hold a slot of the queue, over all replicas."),
 		limit:   queue("ropewalk_queue_slots", "Slots of the queue, over all replicas."),
+		paused:  queue("ropewalk_queue_paused", "1 while the queue is paused, so that what waits is meant to."),
 	}
 }
 
@@ -161,6 +163,7 @@ func (c *queueCollector) Describe(descriptions chan<- *prometheus.Desc) {
 	descriptions <- c.waiting
 	descriptions <- c.inUse
 	descriptions <- c.limit
+	descriptions <- c.paused
 }
 
 func (c *queueCollector) Collect(metrics chan<- prometheus.Metric) {
@@ -176,5 +179,10 @@ func (c *queueCollector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(state.Waiting), state.Queue)
 		metrics <- prometheus.MustNewConstMetric(c.inUse, prometheus.GaugeValue, float64(state.InFlight), state.Queue)
 		metrics <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(state.Limit), state.Queue)
+		paused := 0.0
+		if state.Paused {
+			paused = 1
+		}
+		metrics <- prometheus.MustNewConstMetric(c.paused, prometheus.GaugeValue, paused, state.Queue)
 	}
 }

@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -24,10 +29,84 @@ type block struct {
 
 var fence = regexp.MustCompile("(?ms)^(<!-- run with dispatcher dev -->\n)?[ ]*```sh\n(.*?)^[ ]*```$")
 
+// notRunHere are the blocks without the mark: by page and first words, who runs
+// them instead, or why nobody does. TestCommandsInPagesAreReal reads them all.
+var notRunHere = map[string]string{
+	"README.md: make demo":                                                "test/readme runs it in a fresh clone",
+	"README.md: make images":                                              "test/compose/run does the same with a Docker of its own",
+	"README.md: helm install":                                             "as in docs/install.md",
+	"README.md: nats pub":                                                 "docs/publish.md has it with an answer, and is run by integrations/zenml/tests",
+	"README.md: dispatcher submit --image":                                "a list of what there is, of which watch never ends; the commands' own tests run each",
+	"docs/install.md: make images":                                        "internal/imagegen's tests push to a registry",
+	"docs/install.md: kubectl create namespace":                           "test/e2e has the API server take it, by the page's own text",
+	"docs/install.md: kubectl --namespace ropewalk create secret":         "test/e2e's charts get the same Secrets",
+	"docs/install.md: kubectl label namespace":                            "test/e2e's namespaces have this label",
+	"docs/install.md: helm install":                                       "test/e2e has the API server take it, by the page's own text",
+	"docs/install.md: export ACCOUNT":                                     "TestRolesOfThePage runs it with a stand-in for aws",
+	"docs/install.md: export PROJECT":                                     "TestRolesOfThePage runs it with a stand-in for gcloud",
+	"docs/install.md: helm status":                                        "only shows; test/e2e waits for the same",
+	"docs/install.md: helm uninstall":                                     "test/e2e uninstalls, and looks at what is left",
+	"docs/log-layout.md: aws s3 cp":                                       "test/compose/run reads objects by curl, zstd and jq, which are everywhere",
+	"docs/log-layout.md: gcloud logging read":                             "needs Google's service",
+	"docs/operations.md: nats account backup":                             "needs a user of the account, and the nats command",
+	"docs/publish.md: export NATS_URL":                                    "integrations/zenml/tests runs the page",
+	"docs/publish.md: until nats kv get":                                  "integrations/zenml/tests runs the page",
+	"integrations/zenml/README.md: ZENML_SERVER_WORKLOAD_MANAGER_IMPLEME": "settings of a server, with which integrations/zenml/tests starts one",
+}
+
+// Every block is run here or is accounted for, and nothing that is accounted for
+// has gone from its page.
+func TestEveryBlockOfCommandsIsAccountedFor(t *testing.T) {
+	unused := maps.Clone(notRunHere)
+	for _, b := range blocks(t) {
+		page, err := filepath.Rel(root, b.page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.run || strings.HasPrefix(page, filepath.Join("docs", "commands")) { // generated, from what the commands' tests run
+			continue
+		}
+		start := page + ": " + strings.TrimSpace(b.text)
+		known := false
+		for name := range notRunHere {
+			if strings.HasPrefix(start, name) {
+				known = true
+				delete(unused, name)
+			}
+		}
+		if !known {
+			t.Errorf("%s: nobody runs this: mark it with <!-- run with dispatcher dev -->, or say in notRunHere who does\n%s", page, b.text)
+		}
+	}
+	for name := range unused {
+		t.Errorf("notRunHere: no page has %q", name)
+	}
+}
+
+// Commands in a block of another name would be read by nobody.
+func TestBlocksOfCommandsAreCalledSh(t *testing.T) {
+	opening := regexp.MustCompile("(?m)^[ ]*(?:```|~~~)(.*)$")
+	languages := []string{"sh", "json", "yaml", "text", "go", "python", "mermaid", ""}
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, match := range opening.FindAllStringSubmatch(string(text), -1) {
+			if i%2 == 0 && !slices.Contains(languages, match[1]) {
+				t.Errorf("%s: a block is called %q; commands are sh", page, match[1])
+			}
+			if i%2 == 1 && match[1] != "" {
+				t.Errorf("%s: a block is not closed before one called %q", page, match[1])
+			}
+		}
+	}
+}
+
 // pages are the README and everything that is written by hand below docs.
 func pages(t *testing.T) []string {
 	t.Helper()
-	found := []string{filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")}
+	found := []string{filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md"), filepath.Join(root, "integrations", "zenml", "README.md")}
 	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".md") {
 			found = append(found, path)
@@ -110,6 +189,11 @@ func TestCommandsInPagesRun(t *testing.T) {
 	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
 		t.Fatal(err)
 	}
+	// What pages take for granted: a request in a file, and a variable.
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "request.yaml"), []byte("version: 1\ncommand: [echo, hello]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ran := 0
 	for _, b := range blocks(t) {
 		if !b.run {
@@ -121,7 +205,11 @@ func TestCommandsInPagesRun(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", b.text)
-			command.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "ROPEWALK_NATS_URL=" + url, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(dir, "logs")}
+			command.Dir = folder
+			command.Env = []string{
+				"PATH=" + dir + ":" + os.Getenv("PATH"), "ROPEWALK_NATS_URL=" + url, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(dir, "logs"),
+				"TOKEN=of the reader's own",
+			}
 			if text, err := command.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s\n%s", err, b.text, text)
 			}
@@ -158,4 +246,34 @@ func startDev(t *testing.T, program string) string {
 		t.Fatal(err)
 	}
 	return "nats://" + nats
+}
+
+// What is not backed up is gone: the page names all that Ropewalk keeps in NATS.
+func TestBackupNamesAllThatIsKept(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "dispatcher")
+	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
+		t.Fatal(err)
+	}
+	connection, err := nats.Connect(startDev(t, program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, backup, _ := strings.Cut(string(read(t, "docs", "operations.md")), "\n## Backup\n")
+	backup, _, _ = strings.Cut(backup, "\n## ")
+	kept := 0
+	streams := js.StreamNames(t.Context())
+	for name := range streams.Name() {
+		kept++
+		if !strings.Contains(backup, "`"+strings.TrimPrefix(name, "KV_")+"`") {
+			t.Errorf("docs/operations.md does not name %s among what to back up", name)
+		}
+	}
+	if streams.Err() != nil || kept < 8 {
+		t.Errorf("the server keeps %d streams: %v", kept, streams.Err())
+	}
 }

@@ -10,9 +10,15 @@ import (
 	"testing"
 )
 
-// apply runs one of the scripts of deploy/iam with a stand-in for the cloud's
-// own program, and returns the calls that it got, each as its arguments.
+// apply runs one of the scripts of deploy/iam.
 func apply(t *testing.T, cloud, program string, environment ...string) [][]string {
+	t.Helper()
+	return callsOf(t, program, filepath.Join("deploy", "iam", cloud, "apply"), environment...)
+}
+
+// callsOf runs a script in the root of the repository with a stand-in for the
+// cloud's own program, and returns the calls that it got, each as its arguments.
+func callsOf(t *testing.T, program, script string, environment ...string) [][]string {
 	t.Helper()
 	dir := t.TempDir()
 	calls := filepath.Join(dir, "calls")
@@ -21,7 +27,8 @@ func apply(t *testing.T, cloud, program string, environment ...string) [][]strin
 	if err := os.WriteFile(filepath.Join(dir, program), []byte(stand), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.CommandContext(t.Context(), filepath.Join(root, "deploy", "iam", cloud, "apply"))
+	command := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
+	command.Dir = root
 	command.Env = append([]string{"PATH=" + dir + ":" + os.Getenv("PATH")}, environment...)
 	if text, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
@@ -93,8 +100,40 @@ func TestGoogleRolesAreGrantedOnWhatTheyAreFor(t *testing.T) {
 		"iam roles/iam.workloadIdentityUser serviceAccount:p.svc.id.goog[ropewalk/ropewalk-logshipper]",
 		"iam roles/iam.workloadIdentityUser serviceAccount:p.svc.id.goog[zenml-workload-manager/zenml-runner]",
 		"projects roles/logging.logWriter serviceAccount:ropewalk-logshipper@p.iam.gserviceaccount.com",
+		"projects roles/logging.viewer serviceAccount:ropewalk-logshipper@p.iam.gserviceaccount.com",
 	}
 	if !slices.Equal(granted, want) {
 		t.Errorf("granted:\n%s\nwant:\n%s", strings.Join(granted, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// The commands of docs/install.md make the roles that the page speaks of.
+func TestRolesOfThePage(t *testing.T) {
+	for script, want := range map[string]struct{ program, flag, value string }{
+		"deploy/iam/aws/apply": {"aws", "--policy-name", "builder"},
+		"deploy/iam/gcp/apply": {"gcloud", "--role", "roles/artifactregistry.writer"},
+	} {
+		all := blocks(t)
+		i := slices.IndexFunc(all, func(b block) bool { return strings.Contains(b.text, script) })
+		if i < 0 {
+			t.Errorf("no page says how to run %s", script)
+			continue
+		}
+		given := false
+		for _, call := range callsOf(t, want.program, all[i].text) {
+			given = given || after(call, want.flag) == want.value
+		}
+		if !given {
+			t.Errorf("what the page says gives nobody %s:\n%s", want.value, all[i].text)
+		}
+	}
+}
+
+// Nobody gets a policy on objects that no log has as its key.
+func TestAWSRolesNeedThePlaceOfLogsWhole(t *testing.T) {
+	command := exec.CommandContext(t.Context(), filepath.Join(root, "deploy", "iam", "aws", "apply"))
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "ACCOUNT=123456789012", "REGION=eu-central-1", "CLUSTER=main", "BUCKET=my-bucket"}
+	if text, err := command.CombinedOutput(); err == nil || !strings.Contains(string(text), "PREFIX: the path below the bucket") {
+		t.Errorf("%v: %s", err, text)
 	}
 }

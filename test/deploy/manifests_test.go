@@ -1,19 +1,13 @@
 package deploy
 
 import (
-	"context"
-	"encoding/json"
 	"maps"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,8 +15,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/ropewalk/ropewalk/internal/config"
-	"github.com/ropewalk/ropewalk/internal/metrics"
-	"github.com/ropewalk/ropewalk/internal/run"
 )
 
 var root = filepath.Join("..", "..")
@@ -87,7 +79,8 @@ func TestChartGivesWhatTheDispatcherIsTestedWith(t *testing.T) {
 // Each process starts with what its Deployment sets.
 func TestProcessesTakeTheirEnvironment(t *testing.T) {
 	for flavour, want := range flavours {
-		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
+		deployments := manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml")
+		for _, deployment := range deployments {
 			container := deployment.Spec.Template.Spec.Containers[0]
 			t.Run(flavour+" "+container.Name, func(t *testing.T) {
 				environment := map[string]string{}
@@ -123,6 +116,10 @@ func TestProcessesTakeTheirEnvironment(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				// Else dispatchers would put lines on the stream until it is full.
+				if keeps := settings.Archive() != (config.Archive{}); keeps != (len(deployments) == 2) {
+					t.Errorf("logs are kept: %v, and there are %d Deployments", keeps, len(deployments))
+				}
 				if settings.Kubernetes.Flavour != want || settings.NATS.Inbox != "_INBOX."+container.Name || settings.NATS.User == "" {
 					t.Errorf("flavour %s, inbox %s, user %q", settings.Kubernetes.Flavour, settings.NATS.Inbox, settings.NATS.User)
 				}
@@ -134,7 +131,7 @@ func TestProcessesTakeTheirEnvironment(t *testing.T) {
 // Only the dispatcher is given a token of the cluster's, and logs are shipped
 // where they are kept.
 func TestWhatRunsInEachFlavour(t *testing.T) {
-	for flavour, want := range map[string][]string{"kubernetes": {"dispatcher"}, "aws": {"dispatcher", "logshipper"}, "gcp": {"dispatcher"}} {
+	for flavour, want := range map[string][]string{"kubernetes": {"dispatcher"}, "aws": {"dispatcher", "logshipper"}, "gcp": {"dispatcher", "logshipper"}} {
 		var names []string
 		for _, deployment := range manifest[appsv1.Deployment](t, "Deployment", "deploy", "manifests", flavour+".yaml") {
 			pod := deployment.Spec.Template.Spec
@@ -152,60 +149,4 @@ func TestWhatRunsInEachFlavour(t *testing.T) {
 			t.Errorf("%s: %v run, want %v", flavour, names, want)
 		}
 	}
-}
-
-// A dashboard or alert on a metric that does not exist says nothing, forever.
-func TestMetricsThatAreWatchedExist(t *testing.T) {
-	exported := exportedMetrics(t)
-	used := regexp.MustCompile(`\bropewalk_[a-z_]+`)
-	for _, file := range []string{"rules.yaml", "dashboard.json"} {
-		names := used.FindAllString(string(read(t, "deploy", "helm", "ropewalk", "files", file)), -1)
-		if len(names) < 5 {
-			t.Errorf("%s watches %v only", file, names)
-		}
-		for _, name := range names {
-			if !exported[name] {
-				t.Errorf("%s: there is no metric %s", file, name)
-			}
-		}
-	}
-	var dashboard struct {
-		Panels []struct {
-			Title string `json:"title"`
-		} `json:"panels"`
-	}
-	if err := json.Unmarshal(read(t, "deploy", "helm", "ropewalk", "files", "dashboard.json"), &dashboard); err != nil || len(dashboard.Panels) < 10 {
-		t.Errorf("the dashboard has %d panels: %v", len(dashboard.Panels), err)
-	}
-}
-
-// exportedMetrics are the names of a process that did one of everything.
-func exportedMetrics(t *testing.T) map[string]bool {
-	t.Helper()
-	counters := metrics.New("test")
-	observeOnce(counters)
-	answer := httptest.NewRecorder()
-	counters.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
-	names := map[string]bool{}
-	for line := range strings.Lines(answer.Body.String()) {
-		if !strings.HasPrefix(line, "#") {
-			names[regexp.MustCompile(`^[a-z_]+`).FindString(line)] = true
-		}
-	}
-	return names
-}
-
-func observeOnce(counters *metrics.Metrics) {
-	started, finished := time.Unix(1, 0), time.Unix(2, 0)
-	counters.Claimed("q", true, true)
-	counters.Launched("q", time.Second)
-	counters.Retried("q", run.Evicted)
-	counters.Finished(run.Run{Queue: "q", State: run.Failed, StartedAt: &started, FinishedAt: &finished})
-	counters.Request("GET", "jobs", 200)
-	counters.Lost("rotated")
-	counters.SinkRequest("PutObject")
-	counters.Watch(metrics.Sources{Held: func() int { return 1 }, Queues: func(context.Context) ([]metrics.QueueState, error) {
-		return []metrics.QueueState{{Queue: "q"}}, nil
-	}})
-	counters.WatchStream(func() (metrics.StreamLoad, error) { return metrics.StreamLoad{}, nil })
 }

@@ -49,12 +49,15 @@ nats://{{ include "ropewalk.name" . }}-nats.{{ .Release.Namespace }}.svc:4222
 {{- end -}}
 {{- end }}
 
-{{/* Whether there is anything for shippers to do. */}}
+{{/* Whether there is anything for shippers to do: the settings name an archive, or
+     the flavour has one of its own. It must be what the programs make of the
+     settings: dispatchers put lines on the stream whether or not anybody ships. */}}
 {{- define "ropewalk.ships" -}}
 {{- $all := merge (dict) .Values.settings .Values.zenml.environment -}}
 {{- $external := eq (lower (toString (get $all "ZENML_KUBERNETES_WORKLOAD_MANAGER_ENABLE_EXTERNAL_LOGS"))) "true" -}}
+{{- $google := hasSuffix ".GCPKubernetesWorkloadManager" (printf ".%s" (trim (toString (get $all "ZENML_SERVER_WORKLOAD_MANAGER_IMPLEMENTATION_SOURCE")))) -}}
 {{- $enabled := toString .Values.logshipper.enabled -}}
-{{- if or (eq $enabled "true") (and (eq $enabled "auto") (or $external (get $all "ROPEWALK_LOG_ARCHIVE"))) }}yes{{ end -}}
+{{- if or (eq $enabled "true") (and (eq $enabled "auto") (or $external $google (get $all "ROPEWALK_LOG_ARCHIVE"))) }}yes{{ end -}}
 {{- end }}
 
 {{/* How a process logs in to NATS; the argument is a dict of root and component. */}}

@@ -31,6 +31,7 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
 			var tries atomic.Int32
 			worked, ended := make(chan struct{}), make(chan error, 1)
 			attending := due.attendant(zerolog.Nop(), func(context.Context, run.Due) error {
@@ -46,7 +47,11 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !test.dropped {
-				<-worked
+				select {
+				case <-worked:
+				case <-time.After(20 * time.Second):
+					t.Fatal("it was dropped")
+				}
 			}
 			stream, err := js.Stream(t.Context(), DueStream)
 			if err != nil {

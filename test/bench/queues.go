@@ -28,7 +28,7 @@ func (s *stage) command(ctx context.Context, args ...string) error {
 }
 
 // neighbourLimit is that of the queue with the burst, and neighbourRunFor how
-// long its runs take, so that it starts some ten a second all the while.
+// long its runs take where they come and go: it starts some ten a second then.
 const (
 	neighbourLimit  = 50
 	neighbourRunFor = `{"metadata": {"annotations": {"fake/run-for": "5s"}}}`
@@ -39,27 +39,30 @@ const (
 )
 
 // neighbours compares the latency of one queue alone with that beside another
-// in which many runs wait. What the other queue's runs do costs the cluster time
-// too, whoever makes them: how much longer a bare create takes beside them tells
-// that apart from what the dispatcher adds.
+// which is at its limit and in which many runs wait, and, apart from that, beside
+// one whose runs come and go. What those do costs the cluster time, whoever makes
+// them: how much longer bare calls take beside them tells what the dispatcher adds.
 func (b *bench) neighbours(ctx context.Context, r *report) error {
 	result := &neighboursResult{}
 	for round := range b.options.Rounds {
-		err := inTurns(round, func() error {
-			events, bare, err := b.neighboursRound(ctx, 0)
-			result.Alone, result.BareAlone = append(result.Alone, events), append(result.BareAlone, bare)
-			b.say("neighbours %d: alone p50 %.1f ms, p99 %.1f ms; bare create p50 %.1f ms, p99 %.1f ms", round+1,
+		for _, beside := range []struct {
+			what      string
+			burst     int
+			comeAndGo bool
+			queue     *[][]float64
+			bare      *[][]float64
+		}{
+			{"alone", 0, false, &result.Alone, &result.BareAlone},
+			{"beside waiting runs", b.options.Burst, false, &result.Waiting, &result.BareWaiting},
+			{"beside runs that come and go", b.options.Burst, true, &result.Busy, &result.BareBusy},
+		} {
+			events, bare, err := b.neighboursRound(ctx, beside.burst, beside.comeAndGo)
+			if err != nil {
+				return err
+			}
+			*beside.queue, *beside.bare = append(*beside.queue, events), append(*beside.bare, bare)
+			b.say("neighbours %d: %s p50 %.1f ms, p99 %.1f ms; bare create p50 %.1f ms, p99 %.1f ms", round+1, beside.what,
 				percentile(events, 50), percentile(events, 99), percentile(bare, 50), percentile(bare, 99))
-			return err
-		}, func() error {
-			events, bare, err := b.neighboursRound(ctx, b.options.Burst)
-			result.Beside, result.BareBeside = append(result.Beside, events), append(result.BareBeside, bare)
-			b.say("neighbours %d: beside %d waiting runs p50 %.1f ms, p99 %.1f ms; bare create p50 %.1f ms, p99 %.1f ms", round+1, b.options.Burst,
-				percentile(events, 50), percentile(events, 99), percentile(bare, 50), percentile(bare, 99))
-			return err
-		})
-		if err != nil {
-			return err
 		}
 	}
 	r.Neighbours = result
@@ -69,26 +72,14 @@ func (b *bench) neighbours(ctx context.Context, r *report) error {
 // neighboursRound publishes to the quiet queue at a steady rate, and then makes
 // Jobs by bare calls at the same rate. It returns how long it took from each
 // publish, and from each call, until its Job was seen.
-func (b *bench) neighboursRound(ctx context.Context, burst int) (events, bare []float64, err error) {
+func (b *bench) neighboursRound(ctx context.Context, burst int, comeAndGo bool) (events, bare []float64, err error) {
 	n := int(quietRate * b.options.LatencyFor.Seconds())
 	err = b.on(ctx, func(s *stage) error {
-		if err := s.serve(ctx, neighbourLimit, b.options.Workers); err != nil {
+		if err := s.neighbour(ctx, burst, comeAndGo); err != nil {
 			return err
 		}
 		if err := s.command(ctx, "queue", "create", quietQueue, "--concurrency", strconv.Itoa(2*n)); err != nil {
 			return err
-		}
-		if err := s.command(ctx, "queue", "set", "default", "--pod-template-patch", neighbourRunFor); err != nil {
-			return err
-		}
-		if err := s.publish(ctx, burst); err != nil {
-			return err
-		}
-		if burst > 0 {
-			err := s.observer.Await(ctx, "", func(c rig.Counts) bool { return c.Created > neighbourLimit })
-			if err != nil {
-				return err
-			}
 		}
 		// The first runs of a queue pay for its consumer and for connections.
 		if _, err := s.quietly(ctx, "warm-", quietRate, 0); err != nil {
@@ -113,6 +104,25 @@ func (b *bench) neighboursRound(ctx context.Context, burst int) (events, bare []
 		return nil
 	})
 	return events, bare, err
+}
+
+// neighbour starts a dispatcher whose default queue has a burst of runs, and
+// waits until that queue is at its limit, or past it if its runs come and go.
+func (s *stage) neighbour(ctx context.Context, burst int, comeAndGo bool) error {
+	if err := s.serve(ctx, neighbourLimit, s.bench.options.Workers); err != nil {
+		return err
+	}
+	started := min(burst, neighbourLimit)
+	if comeAndGo {
+		if err := s.command(ctx, "queue", "set", "default", "--pod-template-patch", neighbourRunFor); err != nil {
+			return err
+		}
+		started++
+	}
+	if err := s.publish(ctx, burst); err != nil {
+		return err
+	}
+	return s.observer.Await(ctx, "", func(c rig.Counts) bool { return c.Created >= started })
 }
 
 // bareQueue labels the Jobs of bare calls that are made beside a dispatcher's.

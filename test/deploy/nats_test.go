@@ -40,6 +40,7 @@ func TestNATSPermissions(t *testing.T) {
 	t.Run("logs are written, archived and read", func(t *testing.T) { c.logsWork(ctx, t) })
 	t.Run("a reader looks", func(t *testing.T) { c.readerWorks(ctx, t) })
 	t.Run("nobody does what is another's", c.refuses)
+	t.Run("a ZenML server keeps its notes on three servers", func(t *testing.T) { c.zenmlWorks(ctx, t) })
 	t.Run("a server reaches no queue but its own", func(t *testing.T) { c.serverStaysInside(ctx, t) })
 	t.Run("strangers stay outside", c.strangers)
 	text, err := os.ReadFile(log)
@@ -291,6 +292,18 @@ func (c *natsCluster) refuses(t *testing.T) {
 			"$JS.API.DIRECT.GET.RUNS.ropewalk.runs.other.x", "$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine",
 			"$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine.$KV.ropewalk-runs.other.>", "$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine.$KV.ropewalk-runs.>",
 		}),
+		// It writes lines of its own, and whatever else it may is tried by the
+		// tests of the plugin, which are this user's.
+		"zenml": slices.Concat(deleting, making, writing, taking, secrets, waiting, shipping, []string{
+			"ropewalk.runs.other.x", "$KV.ropewalk-cancels.other.x", "ropewalk.due.default.x.2", "$KV.ropewalk-queues.default",
+			"ropewalk.logs.00.default.x.1.pod.run", "ropewalk.logs.00.other.x.1.zenml-server.server", "ropewalk.answers",
+			"$JS.API.STREAM.CREATE.KV_ropewalk-runs", "$JS.API.STREAM.UPDATE.KV_ropewalk-runs", "$JS.API.STREAM.DELETE.KV_ropewalk-zenml", "$JS.API.STREAM.PURGE.KV_ropewalk-zenml",
+			"$JS.API.DIRECT.GET.KV_ropewalk-runs", "$JS.API.DIRECT.GET.KV_ropewalk-runs.$KV.ropewalk-runs.other.x",
+			"$JS.API.DIRECT.GET.RUNS.ropewalk.runs.default.x", "$JS.API.STREAM.MSG.GET.KV_ropewalk-runs", "$JS.API.STREAM.MSG.GET.RUN_LOGS",
+			"$JS.API.DIRECT.GET.RUN_LOGS", "$JS.API.DIRECT.GET.RUN_LOGS.ropewalk.logs.00.default.x.1.pod.run", "$JS.API.CONSUMER.CREATE.RUN_LOGS.mine",
+			"$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine", "$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine.$KV.ropewalk-runs.other.>",
+			"$JS.API.CONSUMER.CREATE.KV_ropewalk-runs.mine.$KV.ropewalk-runs.>", "$JS.API.CONSUMER.DELETE.KV_ropewalk-runs.mine",
+		}),
 		"operator": slices.Concat(deleting, making, writing, taking, secrets, shipping),
 		"reader":   slices.Concat(deleting, making, writing, asking, taking, secrets, waiting, shipping),
 	} {
@@ -375,6 +388,54 @@ func (c *natsCluster) noSmuggling(ctx context.Context, t *testing.T, js, operato
 	})
 	if err == nil {
 		t.Errorf("a consumer delivered to another queue; the server answered %s", reply.Data)
+	}
+}
+
+// zenmlWorks does by hand what a ZenML server does that no program of ours does:
+// it makes its bucket as the plugin does, follows the records of its queue by a
+// durable consumer, and adds lines to a log of its own.
+func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	_, js, told := c.dial("zenml")
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v; %v", what, err, told.take())
+		}
+	}
+	records, err := js.Stream(ctx, "KV_ropewalk-runs")
+	must("look at the records", err)
+	notes, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: "ropewalk-zenml", TTL: 90 * 24 * time.Hour, Replicas: records.CachedInfo().Config.Replicas,
+	})
+	must("make the bucket", err)
+	_, err = notes.Put(ctx, "workload", []byte("[]"))
+	must("note", err)
+	_, err = notes.Get(ctx, "workload")
+	must("look up", err)
+	if info, err := js.Stream(ctx, "KV_ropewalk-zenml"); err != nil || info.CachedInfo().Config.Replicas != 3 {
+		t.Errorf("the bucket: %+v, %v", info, err)
+	}
+	reporter, err := js.CreateOrUpdateConsumer(ctx, "KV_ropewalk-runs", jetstream.ConsumerConfig{
+		Durable: "zenml-1-default", FilterSubject: "$KV.ropewalk-runs.default.>", AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	must("follow the records", err)
+	record, err := reporter.Next(jetstream.FetchMaxWait(20 * time.Second))
+	must("take a record", err)
+	must("settle it", record.DoubleAck(ctx))
+	line := logevent.Log{Queue: "default", Run: "fails", Attempt: 1, Pod: "zenml-server", Container: "server"}
+	batch := logevent.Batch{First: 1, Lines: []logevent.Line{{Seq: 1, Time: time.Now(), Text: []byte("from the server")}}}
+	written, err := logstream.Open(ctx, js)
+	must("open the logs", err)
+	_, err = written.Publish(ctx, line, batch.Encode(), 0, true)
+	must("write a line", err)
+	if place, err := written.Place(ctx, line); err != nil || place.Next != 2 {
+		t.Errorf("the line: %+v, %v", place, err)
+	}
+	if violations := told.take(); violations != nil {
+		t.Error(violations)
 	}
 }
 

@@ -107,7 +107,11 @@ def test_the_newest_attempt_is_there_when_there_is_no_room_for_all(
     nats: Nats, dispatcher: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "BYTES", 4000)
-    manager, marker, run_id = WorkloadManager(nats.settings(retry={"attempts": 2})), tmp_path / "tried", uuid4()
+    manager, marker, run_id = (
+        WorkloadManager(nats.settings(retry={"attempts": 2, "first": "10ms"})),
+        tmp_path / "tried",
+        uuid4(),
+    )
     try:
         start(
             manager,

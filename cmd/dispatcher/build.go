@@ -22,19 +22,20 @@ import (
 // building is what the flags of submit say about an image to be built.
 type building struct {
 	dockerfile, platform, context string
-	args                          []string
+	args, secrets                 []string
 }
 
 func (b *building) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&b.dockerfile, "dockerfile", "", "run an image that is built from this `FILE`, unless it has been built before")
 	flags.StringArrayVar(&b.args, "build-arg", nil, "set an ARG of the Dockerfile, as `NAME[=VALUE]`; no place for secrets (repeatable)")
+	flags.StringArrayVar(&b.secrets, "build-secret", nil, "give the Dockerfile's RUN --mount=type=secret,id=ID a secret, as `ID[=VALUE]`; ID alone takes the value of the environment variable (repeatable)")
 	flags.StringVar(&b.platform, "platform", "", "build for this `PLATFORM`, such as linux/arm64 (default: that of the builder's node)")
 	flags.StringVar(&b.context, "context", "", "let the Dockerfile copy from this folder `DIR`, which must be small")
 }
 
 // apply puts the flags into a request, over what its file says.
 func (b *building) apply(request *client.Request, environment func(string) (string, bool)) error {
-	if b.dockerfile == "" && b.platform == "" && b.context == "" && b.args == nil {
+	if b.dockerfile == "" && b.platform == "" && b.context == "" && b.args == nil && b.secrets == nil {
 		return nil
 	}
 	var build client.Build
@@ -50,12 +51,15 @@ func (b *building) apply(request *client.Request, environment func(string) (stri
 		build.Dockerfile = string(text)
 	}
 	if build.Dockerfile == "" {
-		return errors.New("--build-arg, --platform and --context need --dockerfile, or a file with a build")
+		return errors.New("--build-arg, --build-secret, --platform and --context need --dockerfile, or a file with a build")
 	}
 	if b.platform != "" {
 		build.Platform = b.platform
 	}
-	return assign(&build.BuildArgs, "build-arg", b.args, environment)
+	return errors.Join(
+		assign(&build.BuildArgs, "build-arg", b.args, environment),
+		assign(&build.Secrets, "build-secret", b.secrets, environment),
+	)
 }
 
 // putContext stores the folder that the build copies from, if there is one.

@@ -113,6 +113,11 @@ func requestFacts(request *client.Request) []fact {
 		return nil
 	}
 	secrets := slices.Sorted(maps.Keys(request.SecretEnv))
+	if request.Image.Build != nil {
+		for _, id := range slices.Sorted(maps.Keys(request.Image.Build.Secrets)) {
+			secrets = append(secrets, id+" (build)")
+		}
+	}
 	timeout := ""
 	if request.Timeout > 0 {
 		timeout = request.Timeout.String()

@@ -58,6 +58,13 @@ timeout: 10
 				Timeout: client.Duration(60e9),
 			},
 		},
+		"a build's arguments and secrets": {
+			args:  []string{"-f", "-", "--build-arg", "A=1", "--build-secret", "HERE", "--build-secret", "netrc=v=w"},
+			input: "image: {build: {dockerfile: FROM a}}",
+			want: client.Request{Version: 1, Image: client.Image{Build: &client.Build{
+				Dockerfile: "FROM a", BuildArgs: map[string]string{"A": "1"}, Secrets: map[string]client.Secret{"HERE": "here", "netrc": "v=w"},
+			}}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var wanted submission

@@ -162,7 +162,7 @@ func (d *Dispatcher) request(ctx context.Context, record run.Run, correction *ru
 		request = record.Request.Clone()
 	}
 	request.ID, request.Queue = record.ID, record.Queue
-	if (record.Request == nil || len(request.SecretEnv) > 0) && (correction == nil || correction.Request == nil) {
+	if (record.Request == nil || request.HasSecrets()) && (correction == nil || correction.Request == nil) {
 		kept, err := d.config.Store.Request(ctx, record.Queue, record.ID)
 		if errors.Is(err, run.ErrNotFound) {
 			return run.Request{}, &unfitError{"the request with its secrets is no longer kept (ROPEWALK_SECRET_RETENTION)"}
@@ -178,7 +178,7 @@ func (d *Dispatcher) request(ctx context.Context, record run.Run, correction *ru
 			request = published
 			request.ID, request.Queue = record.ID, record.Queue
 		}
-		request.SecretEnv = published.SecretEnv
+		request = request.WithSecrets(published)
 	}
 	request, err := request.Correct(correction)
 	if err == nil {

@@ -60,6 +60,7 @@ func TestARetryWaitsWithoutASlotAndIsQueuedAgain(t *testing.T) {
 	decision := begin(t.Context(), dispatcher, delivery(t, "r", func(r *run.Request) {
 		r.Retry = run.Retry{Attempts: 2, First: run.Duration(time.Second)}
 		r.SecretEnv = map[string]run.Secret{"TOKEN": "hunter2"}
+		r.Image = run.Image{Mode: run.BuildImage, Build: &run.Build{Dockerfile: "FROM a", Secrets: map[string]run.Secret{"netrc": "hunter3"}}}
 	}))
 	w.until("r", inState(run.Pending))
 	w.cluster.show(t, "r", failing(run.AppError, 3))
@@ -75,7 +76,7 @@ func TestARetryWaitsWithoutASlotAndIsQueuedAgain(t *testing.T) {
 	if time.Now().Before(*waiting.NextAttemptAt) {
 		t.Error("the attempt was queued before its time")
 	}
-	if !strings.Contains(string(again.Data), "hunter2") {
+	if !strings.Contains(string(again.Data), "hunter2") || !strings.Contains(string(again.Data), "hunter3") {
 		t.Error("the second attempt has lost its secrets")
 	}
 	last := begin(t.Context(), dispatcher, again)

@@ -152,7 +152,7 @@ func (h *handling) unheardOf(valid bool) bool {
 
 // mustKeep reports whether the record cannot keep the request as it was
 // published: for its secrets, or because it could not be decoded.
-func (h *handling) mustKeep(valid bool) bool { return !valid || len(h.request.SecretEnv) > 0 }
+func (h *handling) mustKeep(valid bool) bool { return !valid || h.request.HasSecrets() }
 
 // keep keeps the request as it was published, if its record cannot.
 func (h *handling) keep(ctx context.Context, valid bool) error {

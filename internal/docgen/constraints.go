@@ -81,6 +81,8 @@ func constrainImage(definitions jsonschema.Definitions) {
 	args := at(build, "buildArgs")
 	args.PropertyNames = &jsonschema.Schema{Pattern: `^[A-Za-z_][A-Za-z0-9_]*$`}
 	args.AdditionalProperties.Pattern = noNUL
+	secrets := at(build, "secrets")
+	secrets.PropertyNames = &jsonschema.Schema{Pattern: `^[A-Za-z0-9_][A-Za-z0-9_.-]*$`, MaxLength: new(uint64(128))}
 	at(build, "platform").Pattern = `^([a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?)?$`
 	at(build, "context").Pattern = `^(sha256:[0-9a-f]{64})?$`
 	const part = `[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*`

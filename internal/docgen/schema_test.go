@@ -70,7 +70,7 @@ func TestRequestSchemaAccepts(t *testing.T) {
 		"a command alone": {Version: 1, ID: "a", Queue: "default", Command: []string{"true"}},
 		"an image alone":  {Version: 1, ID: "a", Queue: "default", Image: run.Image{Reference: "busybox"}},
 		"every field of a build": {Version: 1, ID: "a", Queue: "default", Image: run.Image{Mode: run.BuildImage, Build: &run.Build{
-			Dockerfile: "FROM a\n", BuildArgs: map[string]string{"A_1": "any\ntext"}, Platform: "linux/arm64/v8",
+			Dockerfile: "FROM a\n", BuildArgs: map[string]string{"A_1": "any\ntext"}, Secrets: map[string]run.Secret{"net.rc-1": "s3cr3t\n"}, Platform: "linux/arm64/v8",
 			Context: "sha256:" + strings.Repeat("0", 64), Name: "team/zenml-runner:1f3a",
 		}}},
 		"the longest id and queue":      {Version: 1, ID: strings.Repeat("a", run.MaxIDLength), Queue: strings.Repeat("q", run.MaxQueueLength), Command: []string{"true"}},
@@ -129,6 +129,7 @@ func TestRequestSchemaAndDecoderAgreeOnText(t *testing.T) {
 		"a list in place of the request":     {`[]`, false},
 		"a NUL byte in an argument":          {base + `, "args": ["a\u0000b"]}`, false},
 		"a NUL byte in the first word":       {strings.Replace(base, `"true"`, `"a\u0000b"`, 1) + `}`, false},
+		"a build's secret with a comma":      {base + `, "image": {"build": {"dockerfile": "FROM a", "secrets": {"a,b": "c"}}}`, false},
 		"a NUL byte in a secret":             {base + `, "secretEnv": {"A": "a\u0000b"}}`, false},
 		"a label that Ropewalk sets":         {base + `, "labels": {"ropewalk.dev/run-id": "x"}}`, false},
 		"a label whose prefix is like ours":  {base + `, "labels": {"ropewalk.device/x": "x"}}`, true},

@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +27,10 @@ const buildFormat = 1
 const mostTries = 5
 
 // ContentHash is the SHA-256, in hexadecimal, over everything of a build that
-// decides what the image becomes. The wished-for name is not among it.
+// decides what the image becomes. The wished-for name is not among it, nor are
+// the values of secrets: a hash stands where everybody may read it, and whoever
+// guesses a short secret could prove it by the hash. Their ids count, because a
+// Dockerfile may do without one that is not there.
 func ContentHash(build run.Build) string {
 	text, err := json.Marshal(struct {
 		Format     int
@@ -32,7 +38,8 @@ func ContentHash(build run.Build) string {
 		Args       map[string]string // encoding/json sorts the keys
 		Platform   string
 		Context    string
-	}{buildFormat, build.Dockerfile, build.BuildArgs, build.Platform, build.Context})
+		Secrets    []string `json:",omitempty"`
+	}{buildFormat, build.Dockerfile, build.BuildArgs, build.Platform, build.Context, slices.Sorted(maps.Keys(build.Secrets))})
 	if err != nil {
 		panic("images: a build always marshals: " + err.Error())
 	}
@@ -49,7 +56,15 @@ type target struct {
 	extra *name.Tag
 }
 
-func (r *Resolver) target(build run.Build) (target, error) {
+// cacheTag is where layers are kept beside the images of a repository.
+const cacheTag = "buildcache"
+
+// ownTag are the tags that nobody may wish for: whoever could give an image the
+// content hash of another build would choose what that build's runs run.
+var ownTag = regexp.MustCompile(`^(?:[0-9a-f]{64}|` + cacheTag + `)$`)
+
+func (r *Resolver) target(wanted run.ImageRequest) (target, error) {
+	build := *wanted.Request.Image.Build
 	repository, tag, tagged := strings.Cut(build.Name, ":")
 	if repository == "" {
 		repository = r.config.Builder.Repository
@@ -61,11 +76,14 @@ func (r *Resolver) target(build run.Build) (target, error) {
 	}
 	t.image = parsed.(name.Tag) // it has a tag and no digest
 	if build.Name != "" {
-		if refusal := r.config.Policy.refuses(t.image.Context()); refusal != "" {
+		if refusal := r.refuses(t.image.Context(), wanted); refusal != "" {
 			return t, policyRefused("%s", refusal)
 		}
 	}
 	if tagged && tag != t.hash {
+		if ownTag.MatchString(tag) {
+			return t, invalid("image.build.name", "has a tag that is kept for what Ropewalk builds; choose one that is not %s and not 64 hexadecimal digits", cacheTag)
+		}
 		extra := t.image.Context().Tag(tag)
 		t.extra = &extra
 	}
@@ -77,7 +95,7 @@ func (r *Resolver) target(build run.Build) (target, error) {
 // repeated, by this process or by another.
 func (r *Resolver) build(ctx context.Context, wanted run.ImageRequest, waits func(string)) (string, error) {
 	build := *wanted.Request.Image.Build
-	t, err := r.target(build)
+	t, err := r.target(wanted)
 	if err != nil {
 		return "", err
 	}
@@ -85,7 +103,12 @@ func (r *Resolver) build(ctx context.Context, wanted run.ImageRequest, waits fun
 	for try := range mostTries {
 		found, err := r.registries.digest(ctx, t.image, try > 0)
 		if err == nil {
-			return r.built(ctx, t, found)
+			image, err := r.built(ctx, t, found)
+			if !errors.Is(err, errAbsent) {
+				return image, err
+			}
+			trouble = "the image was in the registry, and was gone when it was to be tagged"
+			continue // what was remembered of it is not asked again
 		}
 		if !errors.Is(err, errAbsent) {
 			return "", err

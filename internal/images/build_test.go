@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -208,6 +209,7 @@ func TestContentHashIsOverAllThatDecidesTheResult(t *testing.T) {
 		"an argument":    {Dockerfile: base.Dockerfile, BuildArgs: map[string]string{"A": "1", "B": "3"}},
 		"no arguments":   {Dockerfile: base.Dockerfile},
 		"the platform":   {Dockerfile: base.Dockerfile, BuildArgs: base.BuildArgs, Platform: "linux/arm64"},
+		"a secret":       {Dockerfile: base.Dockerfile, BuildArgs: base.BuildArgs, Secrets: map[string]run.Secret{"A": "1"}},
 		"the context":    {Dockerfile: base.Dockerfile, BuildArgs: base.BuildArgs, Context: "sha256:" + strings.Repeat("0", 64)},
 	} {
 		if other, twice := seen[ContentHash(build)]; twice {
@@ -219,6 +221,11 @@ func TestContentHashIsOverAllThatDecidesTheResult(t *testing.T) {
 	named.Name = "zenml-runner:1f"
 	if ContentHash(named) != ContentHash(base) {
 		t.Error("the name that is wished for changes the hash")
+	}
+	one, other := base, base
+	one.Secrets, other.Secrets = map[string]run.Secret{"token": "1"}, map[string]run.Secret{"token": "2"}
+	if ContentHash(one) != ContentHash(other) {
+		t.Error("the value of a secret can be guessed by the hash")
 	}
 }
 
@@ -249,12 +256,48 @@ func TestWishedForNameIsARepositoryAndAFurtherTag(t *testing.T) {
 	}
 }
 
+// A build's name is what a request can reach other builds by.
+func TestNamesThatABuildMayNotHave(t *testing.T) {
+	p := newPlace(t)
+	r, c := building(t, p, p.pushes(t))
+	other := run.Build{Dockerfile: "FROM scratch\n# somebody else's\n"}
+	for name, test := range map[string]struct {
+		build  string
+		wanted run.ImageRequest
+		reason run.Reason // "" when the request is not valid
+		says   string
+	}{
+		"the hash of another build":       {"runner:" + ContentHash(other), run.ImageRequest{}, "", "kept for what Ropewalk builds"},
+		"the layers' cache":               {"runner:" + cacheTag, run.ImageRequest{}, "", "kept for what Ropewalk builds"},
+		"a repository out of the queue's": {"team-b/runner", run.ImageRequest{Allow: []string{p.host + "/built/team-a/**"}}, run.PolicyRefused, "its queue's --image-allow"},
+		"one that the queue refuses":      {"team-b/runner", run.ImageRequest{Deny: []string{"**/team-b/**"}}, run.PolicyRefused, "its queue's --image-deny"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			build := *plainBuild
+			build.Name = test.build
+			test.wanted.Request = wants(run.Image{Build: &build}).Request
+			_, err := r.Resolve(t.Context(), test.wanted, quiet)
+			var invalid *run.InvalidError
+			if test.reason == "" {
+				if !errors.As(err, &invalid) || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("%v; want %q", err, test.says)
+				}
+			} else if why, message := reason(t, err); why != test.reason || !strings.Contains(message, test.says) {
+				t.Errorf("%s: %s; want %s: %q", why, message, test.reason, test.says)
+			}
+			if c.made != 0 {
+				t.Error("a builder Job was made")
+			}
+		})
+	}
+}
+
 func TestBuilderJobShowsNothingOfTheBuild(t *testing.T) {
 	p := newPlace(t)
 	r, c := building(t, p, p.pushes(t))
 	r.config.Builder.CacheInRegistry = true
 	r.config.Builder.PlainHTTP, r.config.Builder.Mirrors = []string{p.host}, map[string]string{"docker.io": "mirror.example.com"}
-	build := run.Build{Dockerfile: "FROM scratch\n# in the Dockerfile\n", BuildArgs: map[string]string{"TOKEN": "it's an argument"}, Platform: "linux/arm64"}
+	build := run.Build{Dockerfile: "FROM scratch\n# in the Dockerfile\n", BuildArgs: map[string]string{"TOKEN": "it's an argument"}, Platform: "linux/arm64", Secrets: map[string]run.Secret{"netrc": "hunter2"}}
 	if _, err := r.Resolve(t.Context(), wants(run.Image{Build: &build}), quiet); err != nil {
 		t.Fatal(err)
 	}
@@ -262,13 +305,16 @@ func TestBuilderJobShowsNothingOfTheBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, hidden := range []string{"in the Dockerfile", "TOKEN", "an argument"} {
+	for _, hidden := range []string{"in the Dockerfile", "TOKEN", "an argument", "netrc", "hunter2"} {
 		if strings.Contains(string(spec), hidden) {
 			t.Errorf("the Job shows %q", hidden)
 		}
 	}
 	script := string(c.secret.Data["build.sh"])
-	for _, part := range []string{`'--opt=build-arg:TOKEN=it'\''s an argument'`, "'--opt=platform=linux/arm64'", "push=true", "ref=" + p.host + "/built/runner:buildcache"} {
+	if strings.Contains(script, "hunter2") || string(c.secret.Data["secret-netrc"]) != "hunter2" {
+		t.Errorf("the build's secret is not in a file of its own:\n%s", script)
+	}
+	for _, part := range []string{`'--opt=build-arg:TOKEN=it'\''s an argument'`, "'--opt=platform=linux/arm64'", "'--secret=id=netrc,src=/ropewalk/secret-netrc'", "push=true", "ref=" + p.host + "/built/runner:buildcache"} {
 		if !strings.Contains(script, part) {
 			t.Errorf("the script lacks %s:\n%s", part, script)
 		}
@@ -280,6 +326,17 @@ func TestBuilderJobShowsNothingOfTheBuild(t *testing.T) {
 	pod := c.job.Spec.Template.Spec
 	if security := pod.Containers[0].SecurityContext; security.Privileged != nil || *security.RunAsUser != 1000 || pod.Containers[0].Image != rootlessImage {
 		t.Errorf("the default builder is not rootless: %+v, %s", security, pod.Containers[0].Image)
+	}
+}
+
+func TestBuildThatNoSecretHasRoomForMakesNoJob(t *testing.T) {
+	p := newPlace(t)
+	r, c := building(t, p)
+	build := run.Build{Dockerfile: "FROM scratch\n", BuildArgs: map[string]string{"LONG": strings.Repeat("x", 1<<20)}}
+	_, err := r.Resolve(t.Context(), wants(run.Image{Build: &build}), quiet)
+	var refused *run.InvalidError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "1048576 are allowed") || c.made != 0 {
+		t.Errorf("%v, after %d Jobs; want none, and to be told the bound", err, c.made)
 	}
 }
 

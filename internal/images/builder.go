@@ -42,6 +42,10 @@ type Contexts interface {
 	Get(ctx context.Context, reference string, most int) ([]byte, error)
 }
 
+// mostFiles is what Kubernetes takes for one Secret. One that is refused would
+// leave a Job whose pod waits for it.
+const mostFiles = corev1.MaxSecretSize
+
 // mostContext leaves room for the rest in a Secret, which may have 1 MiB.
 const mostContext = 700 << 10
 
@@ -50,7 +54,8 @@ const mostContext = 700 << 10
 // the cluster takes only one Job of the name, and that is the lock.
 //
 // What the Job needs is in a Secret that goes with it, and not in its spec: the
-// Dockerfile, the build's arguments, and the credentials to pull and push.
+// Dockerfile, the build's arguments and secrets, and the credentials to pull and
+// push.
 type Builder struct {
 	Jobs     Jobs
 	Contexts Contexts
@@ -153,9 +158,19 @@ func (b *Builder) ensure(ctx context.Context, registries *registries, build run.
 	if err != nil {
 		return run.Job{}, &run.LaunchError{Reason: run.InvalidPodSpec, Message: err.Error() + ".", Err: err}
 	}
+	if size := total(files); size > mostFiles {
+		return run.Job{}, invalid("image.build", "has %d bytes with all that its builder needs, of which %d are allowed; its arguments are too long", size, mostFiles)
+	}
 	secret := &corev1.Secret{Data: files, Type: corev1.SecretTypeOpaque}
 	secret.Name = job.Name
 	return b.Jobs.Ensure(ctx, job, secret)
+}
+
+func total(files map[string][]byte) (bytes int) {
+	for _, file := range files {
+		bytes += len(file)
+	}
+	return bytes
 }
 
 // files are what the builder finds in its Secret.
@@ -173,11 +188,17 @@ func (b *Builder) files(ctx context.Context, registries *registries, build run.B
 	if b.ca != nil {
 		files["ca.pem"] = b.ca
 	}
+	for id, value := range build.Secrets {
+		files[secretFile(id)] = []byte(value.Reveal())
+	}
 	if build.Context != "" {
 		if b.Contexts == nil {
 			return nil, invalid("image.build.context", "cannot be had here")
 		}
 		if files["context.tar"], err = b.Contexts.Get(ctx, build.Context, mostContext); err != nil {
+			return nil, err
+		}
+		if err := checkContext(files["context.tar"], mostUnpacked); err != nil {
 			return nil, err
 		}
 	}
@@ -243,6 +264,9 @@ func credentials(ctx context.Context, registries *registries, build run.Build, t
 	return json.Marshal(map[string]any{"auths": auths})
 }
 
+// secretFile keeps the ids that callers choose apart from the builder's files.
+func secretFile(id string) string { return "secret-" + id }
+
 // script is what the builder runs. It is in the Secret too, because arguments of
 // builds are nobody's business who may read Jobs.
 func (b *Builder) script(build run.Build, t target) string {
@@ -257,8 +281,11 @@ func (b *Builder) script(build run.Build, t target) string {
 	for _, key := range slices.Sorted(maps.Keys(build.BuildArgs)) {
 		words = append(words, "--opt=build-arg:"+key+"="+build.BuildArgs[key])
 	}
+	for _, id := range slices.Sorted(maps.Keys(build.Secrets)) {
+		words = append(words, "--secret=id="+id+",src="+mounted+"/"+secretFile(id))
+	}
 	if b.CacheInRegistry {
-		cache := t.image.Context().Tag("buildcache").Name()
+		cache := t.image.Context().Tag(cacheTag).Name()
 		words = append(words, "--import-cache=type=registry,ref="+cache,
 			// A cache that cannot be written is no reason to fail.
 			"--export-cache=type=registry,mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true,ref="+cache)

@@ -76,7 +76,7 @@ func (r *Resolver) Check(ctx context.Context, image run.Image) (Verdict, error) 
 }
 
 func (r *Resolver) checkBuild(ctx context.Context, image run.Image) (Verdict, error) {
-	t, err := r.target(*image.Build)
+	t, err := r.target(run.ImageRequest{Request: run.Request{Image: image}})
 	if err != nil {
 		return refusal(ctx, run.BuildImage, err)
 	}

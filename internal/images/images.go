@@ -200,14 +200,20 @@ func (r *Resolver) existing(mode run.ImageMode, wanted run.ImageRequest) (string
 		return "", nil, invalid("image.reference", "%q is not an image reference such as registry.example.com/team/name:tag: %v", reference, err)
 	}
 	if mode == run.ReuseImage {
-		if refusal := r.config.Policy.refuses(parsed.Context()); refusal != "" {
-			return "", nil, policyRefused("%s", refusal)
-		}
-		if refusal := NewPolicy(wanted.Allow, wanted.Deny).ofQueue().refuses(parsed.Context()); refusal != "" {
+		if refusal := r.refuses(parsed.Context(), wanted); refusal != "" {
 			return "", nil, policyRefused("%s", refusal)
 		}
 	}
 	return reference, parsed, nil
+}
+
+// refuses holds a repository that a request names against the operator's
+// patterns and those of the request's queue.
+func (r *Resolver) refuses(repository name.Repository, wanted run.ImageRequest) string {
+	if refusal := r.config.Policy.refuses(repository); refusal != "" {
+		return refusal
+	}
+	return NewPolicy(wanted.Allow, wanted.Deny).ofQueue().refuses(repository)
 }
 
 func invalid(field, format string, args ...any) error {

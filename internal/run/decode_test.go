@@ -2,7 +2,9 @@ package run
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -118,6 +120,52 @@ func TestHashTellsRequestsApartButNotSecretValues(t *testing.T) {
 	request.SecretEnv["TOKEN"] = "hunter3"
 	if request.Hash() != hash {
 		t.Error("the hash depends on the value of a secret")
+	}
+}
+
+// What a build is given in secret goes over the wire, and nowhere else.
+func TestSecretsOfABuildAreShownOnTheWireOnly(t *testing.T) {
+	request := Request{
+		Version: 1, ID: "a", Queue: "q", Image: Image{Mode: BuildImage, Build: &Build{
+			Dockerfile: "FROM a\n", BuildArgs: map[string]string{"A": "1"}, Secrets: map[string]Secret{"netrc": "hunter2"}, Name: "team/runner",
+		}},
+	}
+	if err := request.Validate(); err != nil || !request.HasSecrets() {
+		t.Fatalf("%v, %t", err, request.HasSecrets())
+	}
+	wire, err := request.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(wire)
+	if err != nil || !reflect.DeepEqual(back, request) {
+		t.Errorf("%s came back as %+v, %v", wire, back, err)
+	}
+	shown, err := json.Marshal(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(shown), fmt.Sprintf("%v %+v %#v", *request.Image.Build, *request.Image.Build, *request.Image.Build), request.Hash()} {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("the secret shows in %s", text)
+		}
+	}
+	record, err := Decode(shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if whole := record.WithSecrets(back); !reflect.DeepEqual(whole, request) || record.Image.Build.Secrets["netrc"].Reveal() != Redacted {
+		t.Errorf("the record with its secrets is %+v", whole)
+	}
+	clone := request.Clone()
+	clone.Image.Build.Secrets["netrc"], clone.Image.Build.BuildArgs["A"], clone.Image.Build.Name = "", "", ""
+	if !reflect.DeepEqual(request, back) {
+		t.Error("the original changed with its clone")
+	}
+	other := back.Clone()
+	other.Image.Build.Secrets["netrc"] = "hunter3"
+	if other.Hash() != request.Hash() {
+		t.Error("the hash depends on the value of a build's secret")
 	}
 }
 

@@ -37,14 +37,18 @@ type Image struct {
 	Build *Build `json:"build,omitempty"`
 }
 
-// Build is all that decides what an image becomes, but for Name: two builds
-// that differ in nothing else share one image.
+// Build is all that decides what an image becomes, but for Name and the values
+// of Secrets: two builds that differ in nothing else share one image.
 type Build struct {
 	// Dockerfile is the text of the Dockerfile.
 	Dockerfile string `json:"dockerfile"`
 	// BuildArgs are values for the Dockerfile's ARG instructions. They stay
 	// readable in the image's history: they are no place for secrets.
 	BuildArgs map[string]string `json:"buildArgs,omitempty"`
+	// Secrets are for the Dockerfile's RUN --mount=type=secret,id=…, by id.
+	// Their values are in no Job, log, record or image, and decide nothing
+	// about which image it is: two builds that differ in them alone are one.
+	Secrets map[string]Secret `json:"secrets,omitempty"`
 	// Platform is what the image is for, such as "linux/arm64"; left out, what
 	// the node that builds it is.
 	Platform string `json:"platform,omitempty"`
@@ -75,13 +79,20 @@ type ImageRequest struct {
 const (
 	// maxDockerfile leaves room in a Secret, and in a message, for the rest.
 	maxDockerfile = 256 << 10
+	// maxBuildSecrets is for all of a build's secrets together, ids included:
+	// they share the room with the Dockerfile and its context.
+	maxBuildSecrets  = 32 << 10
+	maxBuildSecretID = 128
 	// maxBuildName is what registries take for a repository's path, less a
 	// registry's own part in front.
 	maxBuildName = 200
 )
 
 var (
-	buildArgPattern  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	buildArgPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	// secretIDPattern keeps to what a Secret's key and BuildKit's own notation,
+	// in which commas separate, have in common.
+	secretIDPattern  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	platformPattern  = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$`)
 	contextPattern   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	buildNamePattern = regexp.MustCompile(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$`)
@@ -132,6 +143,7 @@ func (v *validation) build(build Build) {
 			v.add(field, "holds a NUL byte")
 		}
 	}
+	v.buildSecrets(build.Secrets)
 	if build.Platform != "" && !platformPattern.MatchString(build.Platform) {
 		v.add("image.build.platform", "%.60q is not one platform such as linux/amd64 or linux/arm64/v8", build.Platform)
 	}
@@ -141,4 +153,54 @@ func (v *validation) build(build Build) {
 	if build.Name != "" && (len(build.Name) > maxBuildName || !buildNamePattern.MatchString(build.Name)) {
 		v.add("image.build.name", "%.80q is not a repository and perhaps a tag, such as team/runner or zenml-runner:1f3a; the registry is the operator's", build.Name)
 	}
+}
+
+func (v *validation) buildSecrets(secrets map[string]Secret) {
+	total := 0
+	for _, id := range slices.Sorted(maps.Keys(secrets)) {
+		field := fmt.Sprintf("image.build.secrets[%s]", id)
+		if len(id) > maxBuildSecretID || !secretIDPattern.MatchString(id) {
+			v.add(field, "is not an id that a build's secret can have: at most %d letters, digits, '_', '-' and '.', beginning with a letter, a digit or '_'", maxBuildSecretID)
+		}
+		if strings.ContainsRune(secrets[id].Reveal(), 0) {
+			v.add(field, "holds a NUL byte")
+		}
+		total += len(id) + len(secrets[id])
+	}
+	if total > maxBuildSecrets {
+		v.add("image.build.secrets", "have %d bytes together, of which %d are allowed", total, maxBuildSecrets)
+	}
+}
+
+// clone shares nothing with the image that a caller would change.
+func (i Image) clone() Image {
+	if i.Build != nil {
+		build := *i.Build
+		build.BuildArgs, build.Secrets = maps.Clone(build.BuildArgs), maps.Clone(build.Secrets)
+		i.Build = &build
+	}
+	return i
+}
+
+// wire is the image with the values of its secrets, for [Request.Encode]; nil
+// if there is none.
+func (i Image) wire() any {
+	type (
+		bareImage Image
+		bareBuild Build
+		wireBuild struct {
+			bareBuild
+			Secrets map[string]string `json:"secrets,omitempty"`
+		}
+	)
+	if i == (Image{}) {
+		return nil
+	}
+	if i.Build == nil {
+		return i
+	}
+	return struct {
+		bareImage
+		Build wireBuild `json:"build"`
+	}{bareImage(i), wireBuild{bareBuild(*i.Build), reveal(i.Build.Secrets)}}
 }

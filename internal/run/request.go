@@ -191,17 +191,37 @@ func kindOf(value string) string {
 // way to marshal a secret's value.
 func (r Request) Encode() ([]byte, error) {
 	type bare Request // without Encode's receiver, to embed it
-	var secrets map[string]string
-	if r.SecretEnv != nil {
-		secrets = make(map[string]string, len(r.SecretEnv))
-		for name, value := range r.SecretEnv {
-			secrets[name] = value.Reveal()
-		}
-	}
 	return json.Marshal(struct {
 		bare
+		Image     any               `json:"image,omitempty"`
 		SecretEnv map[string]string `json:"secretEnv,omitempty"`
-	}{bare(r), secrets})
+	}{bare(r), r.Image.wire(), reveal(r.SecretEnv)})
+}
+
+// reveal is for [Request.Encode] alone.
+func reveal(secrets map[string]Secret) map[string]string {
+	revealed := make(map[string]string, len(secrets))
+	for name, value := range secrets {
+		revealed[name] = value.Reveal()
+	}
+	return revealed
+}
+
+// HasSecrets reports whether the request holds secrets, which a record of it
+// does not.
+func (r Request) HasSecrets() bool {
+	return len(r.SecretEnv) > 0 || r.Image.Build != nil && len(r.Image.Build.Secrets) > 0
+}
+
+// WithSecrets returns the request, as a record has it, with the secrets of the
+// same request as it was published.
+func (r Request) WithSecrets(published Request) Request {
+	r = r.Clone()
+	r.SecretEnv = maps.Clone(published.SecretEnv)
+	if r.Image.Build != nil && published.Image.Build != nil {
+		r.Image.Build.Secrets = maps.Clone(published.Image.Build.Secrets)
+	}
+	return r
 }
 
 // Hash tells requests apart: hexadecimal SHA-256 of everything but the values
@@ -219,5 +239,6 @@ func (r Request) Hash() string {
 func (r Request) Clone() Request {
 	r.Env, r.SecretEnv = maps.Clone(r.Env), maps.Clone(r.SecretEnv)
 	r.Labels, r.Annotations = maps.Clone(r.Labels), maps.Clone(r.Annotations)
+	r.Image = r.Image.clone()
 	return r
 }

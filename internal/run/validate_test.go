@@ -119,6 +119,18 @@ func TestValidateNamesTheFieldOfEveryProblem(t *testing.T) {
 		"an annotation that Ropewalk sets":     {func(r *Request) { r.Annotations = map[string]string{"ropewalk.dev/request-hash": "b"} }, []string{"annotations[ropewalk.dev/request-hash]"}},
 		"an annotation's key":                  {func(r *Request) { r.Annotations = map[string]string{"a b": "x"} }, []string{"annotations[a b]"}},
 		"everything, in the order of the type": {func(r *Request) { *r = allWrong() }, allWrongFields()},
+		"a build's secret with a comma": {func(r *Request) {
+			r.Image = Image{Build: &Build{Dockerfile: "FROM a", Secrets: map[string]Secret{"a,src=/etc/shadow": "x"}}}
+		}, []string{"image.build.secrets[a,src=/etc/shadow]"}},
+		"a build's secret that leads out of a folder": {func(r *Request) {
+			r.Image = Image{Build: &Build{Dockerfile: "FROM a", Secrets: map[string]Secret{"../a": "x"}}}
+		}, []string{"image.build.secrets[../a]"}},
+		"a NUL in a build's secret": {func(r *Request) {
+			r.Image = Image{Build: &Build{Dockerfile: "FROM a", Secrets: map[string]Secret{"a": "\x00"}}}
+		}, []string{"image.build.secrets[a]"}},
+		"secrets of a build that have no room": {func(r *Request) {
+			r.Image = Image{Build: &Build{Dockerfile: "FROM a", Secrets: map[string]Secret{"a": Secret(strings.Repeat("x", 32<<10))}}}
+		}, []string{"image.build.secrets"}},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			request := valid()

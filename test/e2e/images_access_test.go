@@ -5,8 +5,12 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -219,4 +223,109 @@ func TestBuilderPushesWithTheLoginOfThePullSecret(t *testing.T) {
 			t.Errorf("%s shows the password", place)
 		}
 	}
+}
+
+// What a build is given in secret is used in it, and found nowhere but in the
+// Secret that goes with the builder Job.
+func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
+	w := newImageWorld(t, nil)
+	w.serve(1)
+	secret := rand.Text()
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(secret)))
+	// Its sum shows that it was there, without it being in a layer.
+	request := built(base()+"RUN --mount=type=secret,id=token,required sha256sum </run/secrets/token | cut -c1-64 >/made\n",
+		"grep -x "+sum+" /made && ! test -e /run/secrets/token")
+	build := request["image"].(map[string]any)["build"].(map[string]any)
+	build["secrets"] = map[string]string{"token": secret}
+	w.publish("default", "first", request)
+	first := w.succeeds("first", 5*time.Minute)
+	job := w.onlyBuilder()
+
+	core := parts.cluster.Client.CoreV1()
+	kept, err := core.Secrets(w.namespace).Get(w.within(20*time.Second), job.Name, metav1.GetOptions{})
+	must(t, err)
+	if owner := metav1.GetControllerOf(kept); owner == nil || owner.UID != job.UID || string(kept.Data["secret-token"]) != secret {
+		t.Errorf("the builder's Secret is owned by %v and does not hold the secret", owner)
+	}
+	shown := map[string]any{}
+	jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	must(t, err)
+	shown["the Jobs"] = jobs
+	pods, err := core.Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	must(t, err)
+	shown["the pods"] = pods
+	shown["the events"], err = core.Events(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	must(t, err)
+	for _, pod := range pods.Items {
+		shown["the log of "+pod.Name], err = core.Pods(w.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(w.within(20 * time.Second))
+		must(t, err)
+	}
+	shown["the image"] = contents(t, first.Image)
+	tagged, _, _ := strings.Cut(first.Image, "@")
+	shown["the cache"] = contents(t, tagged[:strings.LastIndex(tagged, ":")]+":buildcache")
+	shown["the records"] = w.records.Updates("first")
+	bucket, err := w.js.KeyValue(w.within(20*time.Second), "ropewalk-runs")
+	must(t, err)
+	entry, err := bucket.Get(w.within(20*time.Second), "default.first")
+	must(t, err)
+	shown["the record as it is kept"] = entry.Value()
+	shown["what get says"] = w.command("get", "-o", "json", "first").stdout
+	shown["what get says to people"] = w.command("get", "first").stdout
+	logs, err := filepath.Glob(filepath.Join(w.dir, "dispatcher-*.log"))
+	must(t, err)
+	for _, file := range logs {
+		shown["the dispatcher's log"], err = os.ReadFile(file)
+		must(t, err)
+	}
+	for place, what := range shown {
+		text, isBytes := what.([]byte)
+		if !isBytes {
+			text, err = json.Marshal(what)
+			must(t, err)
+		}
+		if len(text) < 10 {
+			t.Errorf("%s: nothing is there to look through", place)
+		}
+		for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))} {
+			if bytes.Contains(text, []byte(form)) {
+				t.Errorf("%s shows the secret", place)
+			}
+		}
+	}
+
+	// Another value makes no other image: it is not in the content hash.
+	build["secrets"] = map[string]string{"token": rand.Text()}
+	w.publish("default", "second", request)
+	if second := w.succeeds("second", time.Minute); second.Image != first.Image {
+		t.Errorf("with another secret the image is %s; want %s", second.Image, first.Image)
+	}
+	w.onlyBuilder()
+}
+
+// contents is all that a registry has of an image: manifest, configuration with
+// its history, and files.
+func contents(t *testing.T, reference string) []byte {
+	t.Helper()
+	parsed, err := name.ParseReference(reference, name.Insecure)
+	must(t, err)
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true
+	image, err := remote.Image(parsed, remote.WithContext(t.Context()), remote.WithTransport(transport))
+	must(t, err)
+	all, err := image.RawManifest()
+	must(t, err)
+	config, err := image.RawConfigFile()
+	must(t, err)
+	all = append(all, config...)
+	layers, err := image.Layers()
+	must(t, err)
+	for _, layer := range layers {
+		files, err := layer.Uncompressed()
+		must(t, err)
+		text, err := io.ReadAll(files)
+		must(t, err)
+		must(t, files.Close())
+		all = append(all, text...)
+	}
+	return all
 }

@@ -38,7 +38,7 @@ func TestJudge(t *testing.T) {
 		"a run ended otherwise": {change("train-small", func(r *client.Run) { r.State, r.Reason = run.Failed, run.NodeLost }), "train-small is failed NodeLost and should be succeeded"},
 		"another reason":        {change("broken-script", func(r *client.Run) { r.Reason = run.OOMKilled }), "broken-script is failed OOMKilled and should be failed AppError"},
 		"another exit code":     {change("broken-script", func(r *client.Run) { r.ExitCode = nil }), "broken-script should have ended with exit code 3"},
-		"a line is missing": {func(seen demoSeen) { seen.lines["train-large"] = seen.lines["train-large"][1:] }, `train-large wrote ["epoch 2 of 3" "epoch 3 of 3"] and should`},
+		"a line is missing":     {func(seen demoSeen) { seen.lines["train-large"] = seen.lines["train-large"][1:] }, `train-large wrote ["epoch 2 of 3" "epoch 3 of 3"] and should`},
 		"too many at once": {func(seen demoSeen) {
 			for _, id := range []string{"prepare-data", "train-small", "train-large"} {
 				change(id, func(r *client.Run) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logfollow"
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/podlogs"

@@ -190,10 +190,16 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 		deliveries = append(deliveries, d)
 	}
 	confirmed(versions[1], false)
-	deliveries[0].Kept()
+	kept := func(i int) {
+		t.Helper()
+		if err := reader.Kept(t.Context(), []uint64{deliveries[i].Version}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept(0)
 	confirmed(versions[1], true)
-	deliveries[2].Kept() // what lies before it is still held
+	kept(2) // what lies before it is still held
 	confirmed(versions[3], false)
-	deliveries[1].Kept()
+	kept(1)
 	confirmed(versions[3], true)
 }

@@ -28,7 +28,8 @@ const (
 	heldMost = 50_000
 )
 
-// Delivery is a batch in the hands of a shipper, until it says that it is kept.
+// Delivery is a batch in the hands of a shipper, until that says by
+// [PartitionReader.Kept] that it is kept.
 type Delivery struct {
 	Log   logevent.Log
 	Batch logevent.Batch
@@ -40,9 +41,6 @@ type Delivery struct {
 	Again bool
 	// Size is that of the message in bytes.
 	Size int
-	// Kept tells the server that the batch is where it stays. It must be
-	// called for the batches of a log in their order.
-	Kept func()
 }
 
 // PartitionReader gives one shipper the batches of a partition. The server
@@ -148,14 +146,40 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 		r.mu.Unlock()
 		return Delivery{
 			Log: arrival.Log, Batch: arrival.Batch, Version: version, Before: before, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
-			Kept: func() {
-				r.mu.Lock()
-				delete(r.held, version)
-				r.mu.Unlock()
-				_ = message.Ack() // or it comes again, and is found to be there
-			},
 		}, nil
 	}
+}
+
+// Kept tells the server that batches are where they stay, those of a log in
+// their order, and returns once it knows. An error means that it may not; Kept
+// may be repeated then.
+func (r *PartitionReader) Kept(ctx context.Context, versions []uint64) error {
+	var last jetstream.Msg
+	r.mu.Lock()
+	for _, version := range versions {
+		if message, ok := r.held[version]; ok {
+			if last != nil {
+				// What gets lost on the way comes again if it is still there,
+				// and is found to be kept.
+				_ = last.Ack()
+			}
+			last = message
+		}
+	}
+	r.mu.Unlock()
+	if last == nil {
+		return nil
+	}
+	// The server takes what one connection says about a consumer in its order.
+	if err := last.DoubleAck(ctx); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+		return fmt.Errorf("confirm batches to the stream of logs: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, version := range versions {
+		delete(r.held, version)
+	}
+	return nil
 }
 
 // Confirmed tells whether everything in the partition up to the batch at version

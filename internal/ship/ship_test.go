@@ -126,6 +126,13 @@ func (s *source) Confirmed(_ context.Context, version uint64) (bool, error) {
 	return version <= s.floor, nil
 }
 
+func (s *source) Kept(_ context.Context, versions []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = append(s.kept, versions...)
+	return nil
+}
+
 func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,11 +149,7 @@ func (s *source) giveAfter(before, first uint64, n int, end, again bool) {
 	for i := range n {
 		batch.Lines = append(batch.Lines, logevent.Line{Seq: first + uint64(i), Time: time.Now(), Text: []byte("0123456789")})
 	}
-	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Before: before, Again: again, Size: 10 * n, Kept: func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.kept = append(s.kept, first)
-	}}
+	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Before: before, Again: again, Size: 10 * n}
 }
 
 func (s *source) confirmed() []uint64 {

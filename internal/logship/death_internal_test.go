@@ -199,7 +199,7 @@ func publishLog(t *testing.T, stream *logstream.Stream, log logevent.Log) {
 func shipUntil(t *testing.T, stream *logstream.Stream, log logevent.Log, sink ship.Sink, doomed *life) error {
 	t.Helper()
 	shipper, err := ship.New(ship.Config{
-		Sink: mortalSink{sink, doomed}, Counter: metrics.New("test"), Log: zerolog.Nop(), Bytes: 5000, Age: time.Minute, MostBytes: 1 << 20, Now: time.Now,
+		Sink: mortalSink{sink, doomed}, Counter: metrics.New("test"), Log: zerolog.Nop(), Bytes: 5000, Age: time.Minute, MostBytes: 1 << 20, Partitions: 1, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -89,16 +89,18 @@ func Open(ctx context.Context, settings *config.Config, requests Requests) (Arch
 // Counter counts what is shipped.
 type Counter = ship.Counter
 
-// mostBytes bounds what is gathered of a partition: a shipper that has all of
-// them holds sixteen times as much at worst.
-const mostBytes = 32 << 20
+// mostBytes bounds the memory of what a shipper holds. Beside it, the client has
+// up to 4 MiB of each partition on their way, and each can be encoding one object,
+// for 12 MiB at the default size: 448 MiB if all of that happens at once, and
+// twice that by the time the garbage is collected. A shipper fits into 1 GiB.
+const mostBytes = 192 << 20
 
 // Run ships the whole stream to the sink until ctx ends. Any number of
 // processes may do so: each partition is one's at a time.
 func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, sink ship.Sink, counter Counter, log zerolog.Logger) error {
 	shipper, err := ship.New(ship.Config{
 		Sink: sink, Counter: counter, Log: log, Bytes: settings.Logs.ShipBytes, Age: settings.Logs.ShipAge,
-		MostBytes: max(mostBytes, settings.Logs.ShipBytes), Now: time.Now,
+		MostBytes: mostBytes, Partitions: logstream.Partitions, Now: time.Now,
 	})
 	if err != nil {
 		return err

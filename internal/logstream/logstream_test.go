@@ -203,3 +203,30 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 	kept(1)
 	confirmed(versions[3], true)
 }
+
+// What cannot be kept yet comes again, and holds nothing up meanwhile.
+func TestWhatIsGivenBackComesAgain(t *testing.T) {
+	stream, _ := create(t, -1)
+	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := stream.Publish(t.Context(), log, batch(2, "y").Encode(), version, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for i, want := range []uint64{version, next, version} {
+		d, err := reader.Next(t.Context())
+		if err != nil || d.Version != want || d.Again != (i == 2) {
+			t.Fatalf("%+v, %v; want version %d", d, err, want)
+		}
+		if i == 0 {
+			reader.GiveBack([]uint64{version})
+		}
+	}
+}

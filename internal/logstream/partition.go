@@ -23,6 +23,9 @@ const (
 	// pinnedTTL is how long after its last pull a shipper keeps a partition.
 	pinnedTTL = 5 * time.Second
 	group     = "ship"
+	// returnAfter is how long a batch stays away that was given back: what it
+	// waits for is with a shipper that died, and comes within shipAckWait.
+	returnAfter = 5 * time.Second
 	// heldMost bounds the batches of a partition that are not yet shipped;
 	// the server keeps track of each.
 	heldMost = 50_000
@@ -180,6 +183,19 @@ func (r *PartitionReader) Kept(ctx context.Context, versions []uint64) error {
 		delete(r.held, version)
 	}
 	return nil
+}
+
+// GiveBack gives back batches that cannot be kept yet: they come again after a
+// while.
+func (r *PartitionReader) GiveBack(versions []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, version := range versions {
+		if message, ok := r.held[version]; ok {
+			delete(r.held, version)
+			_ = message.NakWithDelay(returnAfter) // or it comes again after shipAckWait
+		}
+	}
 }
 
 // Confirmed tells whether everything in the partition up to the batch at version

@@ -33,26 +33,7 @@ func (p *partition) flushDue(ctx context.Context) error {
 			delete(p.logs, log)
 		}
 	}
-	for p.size > p.config.MostBytes {
-		largest := p.largest()
-		if largest == nil {
-			break // all of it waits for lines that are elsewhere
-		}
-		if err := p.flush(ctx, largest); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *partition) largest() *gathered {
-	var largest *gathered
-	for _, g := range p.logs {
-		if len(g.gathered) > 0 && (largest == nil || g.size > largest.size) {
-			largest = g
-		}
-	}
-	return largest
+	return p.relieve(ctx)
 }
 
 // flush gives the sink what was gathered of a log, until it confirms.

@@ -44,6 +44,9 @@ type Source interface {
 	// Kept tells that batches are where they stay, in their order, and returns
 	// once that was understood. It may be repeated.
 	Kept(ctx context.Context, versions []uint64) error
+	// GiveBack gives back batches that cannot be kept yet. They come again
+	// later, to this shipper or to another one.
+	GiveBack(versions []uint64)
 	// Purge removes what lies before version of a log.
 	Purge(ctx context.Context, log logevent.Log, version uint64) error
 }
@@ -82,20 +85,25 @@ type Config struct {
 	// given to the sink, Age the time after which it is in any case.
 	Bytes int
 	Age   time.Duration
-	// MostBytes bounds what is gathered of all logs of a partition.
-	MostBytes int
-	Now       func() time.Time
+	// MostBytes bounds the memory of what is held of all logs of all
+	// partitions: gathered, or ahead of lines that are elsewhere. Partitions is
+	// how many run at once at most.
+	MostBytes, Partitions int
+	Now                   func() time.Time
 }
 
 // Shipper ships partitions. It is safe for concurrent use.
-type Shipper struct{ config Config }
+type Shipper struct {
+	config Config
+	pool   *pool
+}
 
 // New returns a shipper.
 func New(config Config) (*Shipper, error) {
-	if config.Sink == nil || config.Counter == nil || config.Now == nil || config.Bytes <= 0 || config.Age <= 0 || config.MostBytes < config.Bytes {
-		return nil, errors.New("ship: Sink, Counter, Now, Bytes, Age and MostBytes (at least Bytes) are required")
+	if config.Sink == nil || config.Counter == nil || config.Now == nil || config.Bytes <= 0 || config.Age <= 0 || config.MostBytes < config.Bytes || config.Partitions <= 0 {
+		return nil, errors.New("ship: Sink, Counter, Now, Bytes, Age, MostBytes (at least Bytes) and Partitions are required")
 	}
-	return &Shipper{config}, nil
+	return &Shipper{config, newPool(config.MostBytes, config.Partitions)}, nil
 }
 
 // recheck is how often the sink is asked how far a log is of which lines are
@@ -118,7 +126,7 @@ const (
 // Run ships what comes from a source until ctx ends or the source fails. What
 // was not confirmed by then comes again.
 func (s *Shipper) Run(ctx context.Context, source Source) error {
-	p := &partition{config: s.config, source: source, logs: make(map[logevent.Log]*gathered)}
+	p := &partition{config: s.config, pool: s.pool, source: source, logs: make(map[logevent.Log]*gathered)}
 	defer p.drop()
 	for {
 		delivery, err := p.next(ctx)
@@ -142,10 +150,12 @@ func (s *Shipper) Run(ctx context.Context, source Source) error {
 // partition is what a shipper holds of one partition.
 type partition struct {
 	config Config
+	pool   *pool
 	source Source
 	logs   map[logevent.Log]*gathered
-	// lines and size are what is held in memory.
+	// lines and size are what is held in memory, held is what that takes.
 	lines, size int
+	held        int64
 	// unsettled: the source could not be told what is kept.
 	unsettled bool
 }
@@ -230,12 +240,10 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 		return p.settle(ctx, g)
 	}
 	if d.Batch.First > g.next {
-		if _, held := g.ahead[d.Batch.First]; !held {
-			p.hold(len(d.Batch.Lines), d.Size)
+		if old, held := g.ahead[d.Batch.First]; held {
+			p.hold(-len(old.Batch.Lines), -old.Size)
 		}
-		if len(g.ahead) == 0 {
-			g.checked = p.config.Now()
-		}
+		p.hold(len(d.Batch.Lines), d.Size)
 		g.ahead[d.Batch.First] = d
 		return nil
 	}
@@ -261,16 +269,6 @@ func (p *partition) absorb(g *gathered, d Delivery) {
 	g.ended = g.ended || d.Batch.End
 	g.gathered = append(g.gathered, batchOf(d))
 }
-
-// hold counts what is held in memory.
-func (p *partition) hold(lines, bytes int) {
-	p.lines += lines
-	p.size += bytes
-	p.config.Counter.Buffered(lines, bytes)
-}
-
-// drop forgets everything.
-func (p *partition) drop() { p.config.Counter.Buffered(-p.lines, -p.size) }
 
 // catchUp absorbs what was ahead and no longer is.
 func (p *partition) catchUp(g *gathered) {

@@ -133,6 +133,8 @@ func (s *source) Kept(_ context.Context, versions []uint64) error {
 	return nil
 }
 
+func (*source) GiveBack([]uint64) {}
+
 func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +170,7 @@ func (counter) Buffered(int, int)               {}
 func running(t *testing.T, to *sink, from *source) (stop func()) {
 	t.Helper()
 	shipper, err := ship.New(ship.Config{
-		Sink: to, Counter: counter{}, Log: zerolog.Nop(), Bytes: 1000, Age: 10 * time.Second, MostBytes: 2000, Now: time.Now,
+		Sink: to, Counter: counter{}, Log: zerolog.Nop(), Bytes: 1000, Age: 10 * time.Second, MostBytes: 1 << 20, Partitions: 1, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package logstream_test
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -163,7 +164,7 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 		}
 		versions = append(versions, version)
 	}
-	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run))
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), noStrays(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +205,79 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 	confirmed(versions[3], true)
 }
 
+func noStrays(t *testing.T) func(string, error) {
+	t.Helper()
+	return func(reason string, err error) { t.Errorf("a stray, because of its %s: %v", reason, err) }
+}
+
+// What does not belong on the stream hinders neither those who ship nor those
+// who read.
+func TestStraysAreCountedAndPassedOver(t *testing.T) {
+	stream, js := create(t, -1)
+	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := log
+	other.Container = "other"
+	wrong := strings.Replace(logstream.Subject(log), "."+log.Queue+".", ".", 1)
+	for _, stray := range []struct {
+		subject string
+		data    []byte
+	}{
+		{logstream.PartitionSubject(logstream.Partition(log.Run)) + "hello", []byte("hello")},
+		{wrong, batch(1, "x").Encode()},
+		{logstream.RunSubject(log.Queue, log.Run) + "1.p", []byte("hello")},
+		{logstream.Subject(other), []byte("hello")},
+		{logstream.Subject(other), batch(1, "x").Encode()},
+	} {
+		if _, err := js.Publish(t.Context(), stray.subject, stray.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counts := make(map[string]int)
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), func(reason string, _ error) { counts[reason]++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if d, err := reader.Next(t.Context()); err != nil || d.Version != version {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	end, err := stream.Publish(t.Context(), log, logevent.Batch{First: 2, End: true}.Encode(), version, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := reader.Next(t.Context()); err != nil || d.Version != end {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	want := map[string]int{logstream.StraySubject: 3, logstream.StrayEncoding: 1, logstream.StrayUnlinked: 1}
+	if !maps.Equal(counts, want) {
+		t.Errorf("%v; want %v", counts, want)
+	}
+	if err := reader.Kept(t.Context(), []uint64{version, end}); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := reader.Confirmed(t.Context(), end); err != nil || !done {
+		t.Errorf("strays are waited for: %v, %v", done, err)
+	}
+	if logs, err := stream.Logs(t.Context(), log.Run); err != nil || len(logs) != 2 {
+		t.Errorf("%v, %v", logs, err)
+	}
+	// A reader that does not follow ends although the last message is one.
+	if _, err := js.Publish(t.Context(), logstream.Subject(other), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	err = stream.Read(t.Context(), log.Run, func() bool { return false }, func(a logstream.Arrival) bool {
+		read++
+		return !a.Live
+	})
+	if err != nil || read != 3 {
+		t.Errorf("%d batches, %v", read, err)
+	}
+}
+
 // What cannot be kept yet comes again, and holds nothing up meanwhile.
 func TestWhatIsGivenBackComesAgain(t *testing.T) {
 	stream, _ := create(t, -1)
@@ -215,7 +289,7 @@ func TestWhatIsGivenBackComesAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run))
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), noStrays(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,6 +53,7 @@ type PartitionReader struct {
 	stream   *Stream
 	consumer jetstream.Consumer
 	messages jetstream.MessagesContext
+	stray    func(reason string, err error)
 
 	mu   sync.Mutex
 	held map[uint64]jetstream.Msg
@@ -60,8 +61,9 @@ type PartitionReader struct {
 	done sync.WaitGroup
 }
 
-// ReadPartition begins to read a partition. The caller calls Close.
-func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionReader, error) {
+// ReadPartition begins to read a partition. What does not belong on the stream is
+// passed over, and told to stray with one of the reasons. The caller calls Close.
+func (s *Stream) ReadPartition(ctx context.Context, partition int, stray func(reason string, err error)) (*PartitionReader, error) {
 	name := fmt.Sprintf("%s%02d", ConsumerPrefix, partition)
 	var (
 		consumer jetstream.Consumer
@@ -87,7 +89,7 @@ func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionRe
 		return nil, err
 	}
 	beating, stop := context.WithCancel(ctx)
-	r := &PartitionReader{stream: s, consumer: consumer, messages: messages, held: make(map[uint64]jetstream.Msg), stop: stop}
+	r := &PartitionReader{stream: s, consumer: consumer, messages: messages, stray: stray, held: make(map[uint64]jetstream.Msg), stop: stop}
 	r.done.Go(func() { r.beat(beating) })
 	return r, nil
 }
@@ -117,8 +119,7 @@ func (r *PartitionReader) beat(ctx context.Context) {
 	}
 }
 
-// Next waits for the next batch, at most as long as ctx lasts. A batch that
-// cannot be decoded is an error that names it.
+// Next waits for the next batch, at most as long as ctx lasts.
 func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 	for {
 		message, err := r.messages.Next(jetstream.NextContext(ctx))
@@ -131,26 +132,41 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 			}
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
 		}
-		metadata, err := message.Metadata()
+		delivery, err := deliveryOf(message)
+		var stray *strayError
+		if errors.As(err, &stray) {
+			// If that gets lost, it comes again, and is counted twice.
+			_ = message.TermWithReason("stray: " + stray.reason)
+			r.stray(stray.reason, err)
+			continue
+		}
 		if err != nil {
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
 		}
-		arrival, err := arrivalOf(message)
-		if err != nil {
-			return Delivery{}, err
-		}
-		before, err := strconv.ParseUint(message.Headers().Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
-		if err != nil {
-			return Delivery{}, fmt.Errorf("read log %s: a batch does not say which one it follows: %w", arrival.Log, logevent.ErrDamaged)
-		}
-		version := metadata.Sequence.Stream
 		r.mu.Lock()
-		r.held[version] = message
+		r.held[delivery.Version] = message
 		r.mu.Unlock()
-		return Delivery{
-			Log: arrival.Log, Batch: arrival.Batch, Version: version, Before: before, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
-		}, nil
+		return delivery, nil
 	}
+}
+
+func deliveryOf(message jetstream.Msg) (Delivery, error) {
+	metadata, err := message.Metadata()
+	if err != nil {
+		return Delivery{}, err
+	}
+	arrival, err := arrivalOf(message)
+	if err != nil {
+		return Delivery{}, err
+	}
+	before, err := strconv.ParseUint(message.Headers().Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+	if err != nil {
+		return Delivery{}, &strayError{StrayUnlinked, fmt.Errorf("a batch of log %s does not say which one it follows", arrival.Log)}
+	}
+	return Delivery{
+		Log: arrival.Log, Batch: arrival.Batch, Version: metadata.Sequence.Stream, Before: before,
+		Again: metadata.NumDelivered > 1, Size: len(message.Data()),
+	}, nil
 }
 
 // Kept tells the server that batches are where they stay, those of a log in

@@ -1,7 +1,9 @@
 package logstream_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -303,4 +305,45 @@ func TestWhatIsGivenBackComesAgain(t *testing.T) {
 			reader.GiveBack([]uint64{version})
 		}
 	}
+}
+
+// A shipper that has lost a partition, to another one or with its consumer,
+// leaves nothing running once it gives it up.
+func TestALostPartitionLeavesNothingRunning(t *testing.T) {
+	stream, js := create(t, -1)
+	partition := logstream.Partition(log.Run)
+	name := fmt.Sprintf("%s%02d", logstream.ConsumerPrefix, partition)
+	if _, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	handle, err := js.Stream(t.Context(), logstream.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := goleak.IgnoreCurrent()
+	first, err := stream.ReadPartition(t.Context(), partition, noStrays(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := handle.UnpinConsumer(t.Context(), name, "ship"); err != nil {
+		t.Fatal(err)
+	}
+	second, err := stream.ReadPartition(t.Context(), partition, noStrays(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	if err := handle.DeleteConsumer(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := second.Next(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("without a consumer: %v", err)
+	}
+	second.Close()
+	goleak.VerifyNone(t, running)
 }

@@ -127,7 +127,7 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 			if ctx.Err() != nil {
 				return Delivery{}, ctx.Err()
 			}
-			if errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrNoMessages) {
+			if errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, jetstream.ErrNoHeartbeat) && !r.gone(ctx) {
 				continue // the connection was away; it is asked again
 			}
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
@@ -148,6 +148,15 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 		r.mu.Unlock()
 		return delivery, nil
 	}
+}
+
+// gone tells whether the server has no such consumer any more. It says so to
+// those who wait for a batch just then; others would wait for good.
+func (r *PartitionReader) gone(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := r.consumer.Info(ctx)
+	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDoesNotExist)
 }
 
 func deliveryOf(message jetstream.Msg) (Delivery, error) {

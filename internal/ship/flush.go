@@ -36,8 +36,25 @@ func (p *partition) flushDue(ctx context.Context) error {
 	return p.relieve(ctx)
 }
 
-// flush gives the sink what was gathered of a log, until it confirms.
+// flush gives the sink what was gathered of a log, until it confirms, unless
+// another shipper has finished the log meanwhile: what is put beside a finished
+// log would stay there.
 func (p *partition) flush(ctx context.Context, g *gathered) error {
+	if !g.finished {
+		if err := p.put(ctx, g); err != nil {
+			return err
+		}
+	}
+	for _, b := range g.gathered {
+		p.hold(-b.lines, -b.size)
+	}
+	g.stored = append(g.stored, g.gathered...)
+	g.lines, g.size, g.gathered = nil, 0, nil
+	g.finished = g.finished || g.ended
+	return p.settle(ctx, g)
+}
+
+func (p *partition) put(ctx context.Context, g *gathered) error {
 	began := p.config.Now()
 	err := p.patiently(ctx, g.log, func() error {
 		if g.ended {
@@ -51,13 +68,7 @@ func (p *partition) flush(ctx context.Context, g *gathered) error {
 	if len(g.lines) > 0 {
 		p.config.Counter.Shipped(len(g.lines), g.size, began.Sub(g.lines[0].Time))
 	}
-	for _, b := range g.gathered {
-		p.hold(-b.lines, -b.size)
-	}
-	g.stored = append(g.stored, g.gathered...)
-	g.lines, g.size, g.gathered = nil, 0, nil
-	g.finished = g.finished || g.ended
-	return p.settle(ctx, g)
+	return nil
 }
 
 // idle tells whether nothing of a log is waited for.

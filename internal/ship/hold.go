@@ -82,7 +82,7 @@ func (p *partition) giveBack(ctx context.Context) error {
 	// The earliest one stays: its log is asked for as long as it does.
 	for i := 0; i < len(ahead)-1 && p.held > p.pool.share/2; i++ {
 		d := ahead[i]
-		delete(p.logs[d.Log].ahead, d.Batch.First)
+		delete(p.logs[d.Log].ahead, d.Version)
 		p.hold(-len(d.Batch.Lines), -d.Size)
 		back = append(back, d.Version)
 	}

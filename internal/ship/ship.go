@@ -179,7 +179,8 @@ type gathered struct {
 	gathered, stored []batch
 	told             time.Time
 	// ahead has what comes after lines that are with another shipper or on
-	// their way again, by first sequence.
+	// their way again, by version: a batch without lines begins where the
+	// next one does.
 	ahead   map[uint64]Delivery
 	checked time.Time
 }
@@ -240,11 +241,11 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 		return p.settle(ctx, g)
 	}
 	if d.Batch.First > g.next {
-		if old, held := g.ahead[d.Batch.First]; held {
+		if old, held := g.ahead[d.Version]; held {
 			p.hold(-len(old.Batch.Lines), -old.Size)
 		}
 		p.hold(len(d.Batch.Lines), d.Size)
-		g.ahead[d.Batch.First] = d
+		g.ahead[d.Version] = d
 		return nil
 	}
 	p.absorb(g, d)
@@ -274,9 +275,9 @@ func (p *partition) absorb(g *gathered, d Delivery) {
 func (p *partition) catchUp(g *gathered) {
 	for moved := true; moved && len(g.ahead) > 0; {
 		moved = false
-		for first, d := range g.ahead {
-			if first <= g.next {
-				delete(g.ahead, first)
+		for version, d := range g.ahead {
+			if d.Batch.First <= g.next {
+				delete(g.ahead, version)
 				p.hold(-len(d.Batch.Lines), -d.Size)
 				p.absorb(g, d)
 				moved = true

@@ -337,3 +337,44 @@ func TestLinesThatAnotherShipperKeptMeanwhileLeaveNoHole(t *testing.T) {
 		}
 	})
 }
+
+// Two batches begin at the same line when one of them has none: both are held,
+// and both are confirmed.
+func TestBatchesThatBeginAlikeAreBothConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		for version, batch := range map[uint64]logevent.Batch{
+			20: {First: 6}, 21: {First: 6, Lines: []logevent.Line{{Seq: 6}}}, 22: {First: 7, End: true},
+		} {
+			from.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: version}
+		}
+		synctest.Wait()
+		from.give(1, 5, false, true)
+		<-time.After(15 * time.Second)
+		synctest.Wait()
+		if kept := from.confirmed(); len(kept) != 4 || !to.over() || len(to.kept) != 6 {
+			t.Errorf("confirmed %v, finished %v, %d lines", kept, to.over(), len(to.kept))
+		}
+	})
+}
+
+// While we hold the last lines of a log, a shipper that was taken for dead
+// finishes it.
+func TestNothingIsPutBesideALogThatIsFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.give(1, 5, false, false)
+		synctest.Wait()
+		if err := to.keep("finish", []logevent.Line{{Seq: 1}, {Seq: 5}}, true); err != nil {
+			t.Fatal(err)
+		}
+		from.give(9, 1, false, true) // has the sink asked
+		<-time.After(15 * time.Second)
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"finish 1-5"}) || len(from.confirmed()) == 0 {
+			t.Errorf("%v, confirmed %v", to.did(), from.confirmed())
+		}
+	})
+}

@@ -52,6 +52,10 @@ type LogOptions struct {
 	Container string
 	// Since leaves out what is older.
 	Since time.Time
+	// Tail, if not 0, is how many of the last lines are of interest. Lines
+	// before the last so many of each log may be left out, where that saves
+	// reading them; it is not said that they are.
+	Tail int
 	// Archive is where to read what is archived; nil asks those who ship
 	// logs, by way of NATS.
 	Archive LogArchive
@@ -89,7 +93,7 @@ func (c *Client) Logs(ctx context.Context, id string, options LogOptions, take f
 		}
 		options.Follow = false
 	}
-	query := logread.Query{Run: id, Follow: options.Follow, Wanted: options.wants, Since: options.Since}
+	query := logread.Query{Run: id, Follow: options.Follow, Wanted: options.wants, Since: options.Since, Tail: options.Tail}
 	query.Over = func(ctx context.Context, known []Log) (bool, error) { return c.logsOver(ctx, id, known) }
 	reader := logread.New(source, streamSource{stream})
 	err = reader.Read(ctx, query, func(line LogLine) error {
@@ -145,6 +149,15 @@ func (a *archiveSource) Read(ctx context.Context, log Log, from uint64, take fun
 		return from, false, nil
 	}
 	return next, ended, err
+}
+
+// Last is what the archive says, if it can tell.
+func (a *archiveSource) Last(ctx context.Context, log Log) (uint64, error) {
+	lasting, ok := a.LogArchive.(logread.Lasting)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return lasting.Last(ctx, log)
 }
 
 // see notes whether lines are left out.

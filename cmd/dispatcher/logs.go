@@ -87,7 +87,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 	if err != nil {
 		return err
 	}
-	wanted := client.LogOptions{Follow: options.follow, Attempt: options.attempt, Container: options.container}
+	wanted := client.LogOptions{Follow: options.follow, Attempt: options.attempt, Container: options.container, Tail: options.tail}
 	if options.since > 0 {
 		wanted.Since = time.Now().Add(-options.since)
 	}
@@ -103,7 +103,7 @@ func (a *app) logs(ctx context.Context, id string, options logsOptions) error {
 			return err
 		}
 		_, _ = fmt.Fprintf(a.stderr, "dispatcher: %s; showing what is archived\n", printable(err.Error()))
-		query := logread.Query{Run: id, Wanted: options.wants, Since: wanted.Since}
+		query := logread.Query{Run: id, Wanted: options.wants, Since: wanted.Since, Tail: options.tail}
 		return a.writeLogs(options, func(take func(logread.Line) error) error {
 			return logread.New(wanted.Archive, nil).Read(ctx, query, take)
 		})
@@ -138,7 +138,7 @@ func (a *app) buildLogs(ctx context.Context, c *client.Client, id string, js jet
 		wanted.Archive = logask.New(js.Conn())
 	}
 	query := logread.Query{
-		Run: logevent.BuildID(images.ContentHash(*record.Request.Image.Build)), Follow: wanted.Follow, Since: wanted.Since,
+		Run: logevent.BuildID(images.ContentHash(*record.Request.Image.Build)), Follow: wanted.Follow, Since: wanted.Since, Tail: wanted.Tail,
 		Over: func(ctx context.Context, known []logevent.Log) (bool, error) { return buildOver(ctx, c, id, known) },
 	}
 	return a.writeLogs(options, func(take func(logread.Line) error) error {

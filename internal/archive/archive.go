@@ -65,6 +65,10 @@ type Objects interface {
 	Put(ctx context.Context, key string, body io.Reader, size int64) error
 	// Get reads an object; the error is [fs.ErrNotExist] when there is none.
 	Get(ctx context.Context, key string) (io.ReadCloser, error)
+	// GetFrom reads an object from an offset on, or, if that is negative, so
+	// many bytes at its end, or all of it if it has fewer. The errors are those
+	// of Get. Closing it early asks for no more.
+	GetFrom(ctx context.Context, key string, offset int64) (io.ReadCloser, error)
 	// List returns the objects whose keys begin with prefix, in any order.
 	List(ctx context.Context, prefix string) ([]Object, error)
 	// Delete removes objects; those that are gone already are no error.
@@ -285,7 +289,7 @@ func (a *Archive) mergeOverlapping(ctx context.Context, log logevent.Log, all []
 	for _, c := range some {
 		if c.first < expected {
 			var kept []logevent.Line
-			err := a.readObject(ctx, c.key, func(line logevent.Line) bool {
+			err := a.readObject(ctx, c.key, 0, func(line logevent.Line) bool {
 				if line.Seq >= expected {
 					kept = append(kept, line)
 				}

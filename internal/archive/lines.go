@@ -67,6 +67,28 @@ func (i Index) frame() []byte {
 // ErrDamaged tells of an object that is not in the layout.
 var ErrDamaged = errors.New("the object is damaged")
 
+// offset is where the frame begins that has a line, or the end of the last one
+// if there is none.
+func (i Index) offset(seq uint64) int64 {
+	end := int64(0)
+	for _, part := range i.Chunks {
+		if part.Last >= seq {
+			return part.Offset
+		}
+		end = part.Offset + part.Size
+	}
+	return end
+}
+
+// indexSize is how long the end of an object is that has its index; 0 if there is
+// none.
+func indexSize(tail []byte) int {
+	if len(tail) < indexFooter || string(tail[len(tail)-len(indexMagic):]) != indexMagic {
+		return 0
+	}
+	return int(binary.LittleEndian.Uint32(tail[len(tail)-indexFooter:])) + indexFooter
+}
+
 // parseIndex reads the index from the end of an object, of which tail is the
 // last part.
 func parseIndex(tail []byte) (Index, error) {
@@ -190,9 +212,16 @@ func parseLine(text []byte) (logevent.Line, error) {
 	return line, nil
 }
 
-// readObject gives the lines of an object to take until that returns false.
-func (a *Archive) readObject(ctx context.Context, key string, take func(logevent.Line) bool) error {
-	body, err := a.objects.Get(ctx, key)
+// readObject gives the lines of an object, from the frame at an offset on, to take
+// until that returns false.
+func (a *Archive) readObject(ctx context.Context, key string, offset int64, take func(logevent.Line) bool) error {
+	get := a.objects.Get
+	if offset > 0 {
+		get = func(ctx context.Context, key string) (io.ReadCloser, error) {
+			return a.objects.GetFrom(ctx, key, offset)
+		}
+	}
+	body, err := get(ctx, key)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", key, err)
 	}

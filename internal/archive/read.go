@@ -17,34 +17,44 @@ import (
 // [fs.ErrNotExist] when it is not.
 func (a *Archive) Index(ctx context.Context, log logevent.Log) (Index, error) {
 	key := finalKey(log)
-	body, err := a.objects.Get(ctx, key)
+	tail, err := a.tail(ctx, key, likelyIndex)
+	if err == nil {
+		// The end tells how long the index is.
+		if size := indexSize(tail); size > len(tail) && size <= mostIndex && len(tail) == likelyIndex {
+			tail, err = a.tail(ctx, key, size)
+		}
+	}
 	if err != nil {
 		return Index{}, fmt.Errorf("read %s: %w", key, err)
 	}
-	defer func() { _ = body.Close() }() // it was only read
-	end := &lastBytes{}
-	if _, err := io.Copy(end, body); err != nil {
-		return Index{}, fmt.Errorf("read %s: %w", key, err)
-	}
-	index, err := parseIndex(end.bytes)
+	index, err := parseIndex(tail)
 	if err != nil {
 		return Index{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	return index, nil
 }
 
-// lastBytes keeps the end of what is written to it: more than any index takes
-// of a log below a terabyte.
-type lastBytes struct{ bytes []byte }
+const (
+	// likelyIndex has room for the index of a log of 800 chunks.
+	likelyIndex = 64 << 10
+	// mostIndex is more than any index takes of a log below a terabyte.
+	mostIndex = 8 << 20
+)
 
-const mostIndex = 8 << 20
-
-func (l *lastBytes) Write(data []byte) (int, error) {
-	l.bytes = append(l.bytes, data...)
-	if len(l.bytes) > 2*mostIndex {
-		l.bytes = append(l.bytes[:0], l.bytes[len(l.bytes)-mostIndex:]...)
+// tail reads the last bytes of an object, or all of one that has fewer.
+func (a *Archive) tail(ctx context.Context, key string, size int) ([]byte, error) {
+	body, err := a.objects.GetFrom(ctx, key, -int64(size))
+	if err != nil {
+		return nil, err
 	}
-	return len(data), nil
+	defer func() { _ = body.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(body, int64(size)))
+}
+
+// Last returns the sequence of the last line of a log that is there to its end.
+func (a *Archive) Last(ctx context.Context, log logevent.Log) (uint64, error) {
+	index, err := a.Index(ctx, log)
+	return index.Last, err
 }
 
 // Stored is what the archive has of a log.
@@ -122,7 +132,7 @@ func (a *Archive) Read(ctx context.Context, log logevent.Log, from uint64, take 
 		stopped = !take(line)
 		return !stopped
 	}
-	err = a.readObject(ctx, finalKey(log), each)
+	err = a.readFinal(ctx, log, from, each)
 	if err == nil {
 		return next, !stopped, nil
 	}
@@ -137,7 +147,7 @@ func (a *Archive) Read(ctx context.Context, log logevent.Log, from uint64, take 
 		if c.last < next || stopped {
 			continue
 		}
-		err := a.readObject(ctx, c.key, each)
+		err := a.readObject(ctx, c.key, 0, each)
 		if errors.Is(err, fs.ErrNotExist) {
 			// The log has ended meanwhile, and its chunks have become one.
 			return a.Read(ctx, log, next, take)
@@ -147,6 +157,29 @@ func (a *Archive) Read(ctx context.Context, log logevent.Log, from uint64, take 
 		}
 	}
 	return next, false, nil
+}
+
+// readFinal gives the lines of a log that is there to its end from the chunk on
+// that has a sequence.
+func (a *Archive) readFinal(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) error {
+	key, offset := finalKey(log), int64(0)
+	if from > 1 {
+		index, err := a.Index(ctx, log)
+		if err != nil && !errors.Is(err, ErrDamaged) { // lines can be read without it
+			return err
+		}
+		offset = index.offset(from)
+	}
+	taken := false
+	err := a.readObject(ctx, key, offset, func(line logevent.Line) bool {
+		taken = true
+		return take(line)
+	})
+	if err != nil && offset > 0 && !taken && !errors.Is(err, fs.ErrNotExist) {
+		// Written again by another shipper meanwhile, from other chunks.
+		return a.readObject(ctx, key, 0, take)
+	}
+	return err
 }
 
 // Lag is how long what was confirmed may be missing from what is read: not at

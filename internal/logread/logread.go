@@ -50,6 +50,15 @@ type Query struct {
 	// From is the sequence of the first line that is read of each log; 0 is
 	// the beginning.
 	From uint64
+	// Tail, if not 0, lets all be left out but the last so many lines of each
+	// log that is archived to its end, where the archive knows which these are.
+	Tail int
+}
+
+// Lasting is an archive that knows how many lines a log has that is there to its
+// end.
+type Lasting interface {
+	Last(ctx context.Context, log logevent.Log) (uint64, error)
 }
 
 // Line is a line of one of a run's logs.
@@ -138,9 +147,35 @@ func (r *reading) archived(ctx context.Context) error {
 		if !r.wanted(log) {
 			continue
 		}
+		if logs[log] {
+			if err := r.skip(ctx, log); err != nil {
+				return err
+			}
+		}
 		if err := r.fromArchive(ctx, log); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// skip leaves out what a query for the last lines has no use for. Times need
+// not rise, so that one for what is new takes all.
+func (r *reading) skip(ctx context.Context, log logevent.Log) error {
+	lasting, ok := r.reader.archive.(Lasting)
+	if !ok || r.query.Tail <= 0 || !r.query.Since.IsZero() {
+		return nil
+	}
+	last, err := lasting.Last(ctx, log)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p := r.at(key(log))
+	if tail := uint64(r.query.Tail); last > tail {
+		p.next = max(p.next, last-tail+1)
 	}
 	return nil
 }

@@ -259,3 +259,48 @@ func TestAnArchiveMayLagBehind(t *testing.T) {
 		}
 	}
 }
+
+// lasting is an archive that can tell where a log ends, and counts what is read
+// of it.
+type lasting struct {
+	*archived
+	read int
+}
+
+func (l *lasting) Last(ctx context.Context, log logevent.Log) (uint64, error) {
+	return l.kept.Last(ctx, log)
+}
+
+func (l *lasting) Read(ctx context.Context, log logevent.Log, from uint64, take func(logevent.Line) bool) (uint64, bool, error) {
+	return l.archived.Read(ctx, log, from, func(line logevent.Line) bool {
+		l.read++
+		return take(line)
+	})
+}
+
+func TestForTheLastLinesNoMoreAreRead(t *testing.T) {
+	p := newPipeline(t)
+	p.write(100, false)
+	p.write(50, true)
+	p.move(2, true)
+	for name, test := range map[string]struct {
+		query logread.Query
+		want  int
+	}{
+		"all":                           {logread.Query{}, 150},
+		"the last ten":                  {logread.Query{Tail: 10}, 10},
+		"more than there are":           {logread.Query{Tail: 1000}, 150},
+		"the last ten of what is newer": {logread.Query{Tail: 10, Since: time.Unix(1, 0)}, 150},
+	} {
+		kept := &lasting{archived: p.archive}
+		test.query.Run = p.log.Run
+		last := uint64(0)
+		err := logread.New(kept, streamed{p.stream}).Read(t.Context(), test.query, func(line logread.Line) error {
+			last = line.Seq
+			return nil
+		})
+		if err != nil || kept.read != test.want || last != 150 {
+			t.Errorf("%s: %d lines were read, the last is %d, %v; want %d", name, kept.read, last, err, test.want)
+		}
+	}
+}

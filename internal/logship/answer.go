@@ -63,6 +63,16 @@ func (a Archived) Read(ctx context.Context, log logevent.Log, from uint64, take 
 	return a.Kept.Read(ctx, log, from, take)
 }
 
+// Last returns the sequence of the last line of a log that is there to its end,
+// or [errors.ErrUnsupported] if the archive cannot tell.
+func (a Archived) Last(ctx context.Context, log logevent.Log) (uint64, error) {
+	lasting, ok := a.Kept.(logread.Lasting)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return lasting.Last(ctx, log)
+}
+
 // Lag is how long what was confirmed may be missing from what is read.
 func (a Archived) Lag() time.Duration { return a.Kept.Lag() }
 

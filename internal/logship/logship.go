@@ -6,8 +6,8 @@ package logship
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -87,18 +87,24 @@ func Open(ctx context.Context, settings *config.Config, requests Requests) (Arch
 }
 
 // Counter counts what is shipped.
-type Counter = ship.Counter
+type Counter interface {
+	ship.Counter
+	// Stray: a message was passed over that does not belong on the stream.
+	Stray(reason string)
+}
 
-// mostBytes bounds what is gathered of a partition: a shipper that has all of
-// them holds sixteen times as much at worst.
-const mostBytes = 32 << 20
+// mostBytes bounds the memory of what a shipper holds. Beside it, the client has
+// up to 4 MiB of each partition on their way, and each can be encoding one object,
+// for 12 MiB at the default size: 448 MiB if all of that happens at once, and
+// twice that by the time the garbage is collected. A shipper fits into 1 GiB.
+const mostBytes = 192 << 20
 
 // Run ships the whole stream to the sink until ctx ends. Any number of
 // processes may do so: each partition is one's at a time.
 func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, sink ship.Sink, counter Counter, log zerolog.Logger) error {
 	shipper, err := ship.New(ship.Config{
 		Sink: sink, Counter: counter, Log: log, Bytes: settings.Logs.ShipBytes, Age: settings.Logs.ShipAge,
-		MostBytes: max(mostBytes, settings.Logs.ShipBytes), Now: time.Now,
+		MostBytes: mostBytes, Partitions: logstream.Partitions, Now: time.Now,
 	})
 	if err != nil {
 		return err
@@ -117,6 +123,7 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 	if err != nil {
 		return stopped(ctx, err)
 	}
+	strays := &strays{counter: counter, log: log, said: make(map[string]bool)}
 	parts, failing := errgroup.WithContext(ctx)
 	for rank, partition := range rand.Perm(logstream.Partitions) { //nolint:gosec // who gets what is no secret
 		parts.Go(func() error {
@@ -125,7 +132,7 @@ func Run(ctx context.Context, js jetstream.JetStream, settings *config.Config, s
 			case <-failing.Done():
 				return failing.Err()
 			}
-			return shipPartition(failing, shipper, stream, partition, log)
+			return shipPartition(failing, shipper, stream, partition, strays)
 		})
 	}
 	return stopped(ctx, parts.Wait())
@@ -144,22 +151,37 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
+// strays counts what does not belong on the stream, and says so once for each
+// reason: whoever sends one sends many.
+type strays struct {
+	counter Counter
+	log     zerolog.Logger
+	mu      sync.Mutex
+	said    map[string]bool
+}
+
+func (s *strays) stray(reason string, err error) {
+	s.counter.Stray(reason)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.said[reason] {
+		s.said[reason] = true
+		s.log.Warn().Err(err).Str("reason", reason).Msg("a message on the stream of logs is none of ours and is passed over; further ones are counted and not said")
+	}
+}
+
 // shipPartition ships one partition, and begins anew when the server has lost
 // the consumer or we the server.
-func shipPartition(ctx context.Context, shipper *ship.Shipper, stream *logstream.Stream, partition int, log zerolog.Logger) error {
+func shipPartition(ctx context.Context, shipper *ship.Shipper, stream *logstream.Stream, partition int, strays *strays) error {
 	return retry.Do(ctx, retry.Network, func() error {
-		reader, err := stream.ReadPartition(ctx, partition)
+		reader, err := stream.ReadPartition(ctx, partition, strays.stray)
 		if err != nil {
 			return err
 		}
 		defer reader.Close()
-		err = shipper.Run(ctx, source{reader})
-		if errors.Is(err, logevent.ErrDamaged) {
-			return retry.Permanent(fmt.Errorf("partition %d: %w", partition, err))
-		}
-		return err
+		return shipper.Run(ctx, source{reader})
 	}, func(err error, _ time.Duration) {
-		log.Warn().Err(err).Int("partition", partition).Msg("cannot read a partition of the logs, beginning anew")
+		strays.log.Warn().Err(err).Int("partition", partition).Msg("cannot read a partition of the logs, beginning anew")
 	})
 }
 

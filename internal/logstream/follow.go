@@ -45,13 +45,17 @@ func (s *Stream) Read(ctx context.Context, runID string, idle func() bool, take 
 			}
 			return fmt.Errorf("read the logs of run %s: %w", runID, err)
 		}
-		arrival, err := arrivalOf(message)
-		if err != nil {
-			return err
-		}
 		metadata, err := message.Metadata()
 		if err != nil {
 			return fmt.Errorf("read the logs of run %s: %w", runID, err)
+		}
+		arrival, err := arrivalOf(message)
+		if err != nil {
+			// Who ships logs counts it. That nothing follows has to be said.
+			if metadata.NumPending == 0 && !idle() {
+				return nil
+			}
+			continue
 		}
 		arrival.Live = metadata.NumPending == 0
 		if !take(arrival) {
@@ -66,14 +70,34 @@ const (
 	readAheadBytes = 8 << 20
 )
 
+// strayError tells of a message that does not belong on the stream.
+type strayError struct {
+	reason string
+	err    error
+}
+
+func (e *strayError) Error() string { return e.err.Error() }
+func (e *strayError) Unwrap() error { return e.err }
+
+// The reasons why a message does not belong on the stream.
+const (
+	// StraySubject: its subject is not one of a log.
+	StraySubject = "subject"
+	// StrayEncoding: it is no batch of lines.
+	StrayEncoding = "encoding"
+	// StrayUnlinked: it does not say which batch it follows, so that whoever
+	// sent it could not be kept from writing beside the log's follower.
+	StrayUnlinked = "unlinked"
+)
+
 func arrivalOf(message jetstream.Msg) (Arrival, error) {
 	log, err := ParseSubject(message.Subject())
 	if err != nil {
-		return Arrival{}, err
+		return Arrival{}, &strayError{StraySubject, err}
 	}
 	batch, err := logevent.Decode(message.Data())
 	if err != nil {
-		return Arrival{}, fmt.Errorf("read a batch of log %s: %w", log, err)
+		return Arrival{}, &strayError{StrayEncoding, fmt.Errorf("read a batch of log %s: %w", log, err)}
 	}
 	return Arrival{Log: log, Batch: batch}, nil
 }

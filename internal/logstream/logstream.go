@@ -65,14 +65,19 @@ func PartitionSubject(partition int) string { return fmt.Sprintf("%s%02d.", Subj
 // ParseSubject is the inverse of [Subject].
 func ParseSubject(subject string) (logevent.Log, error) {
 	tokens := strings.Split(strings.TrimPrefix(subject, Subjects), ".")
-	if len(tokens) != 6 {
+	if len(tokens) != 6 || !strings.HasPrefix(subject, Subjects) {
 		return logevent.Log{}, fmt.Errorf("%q is not the subject of a log", subject)
 	}
 	attempt, err := strconv.Atoi(tokens[3])
-	if err != nil {
-		return logevent.Log{}, fmt.Errorf("%q is not the subject of a log: its attempt is no number", subject)
+	if err != nil || attempt < 1 {
+		return logevent.Log{}, fmt.Errorf("%q is not the subject of a log: its attempt is no number from 1", subject)
 	}
-	return logevent.Log{Queue: tokens[1], Run: tokens[2], Attempt: attempt, Pod: tokens[4], Container: tokens[5]}, nil
+	log := logevent.Log{Queue: tokens[1], Run: tokens[2], Attempt: attempt, Pod: tokens[4], Container: tokens[5]}
+	// Such as a run in a partition that is not its own.
+	if Subject(log) != subject {
+		return logevent.Log{}, fmt.Errorf("%q is not the subject of a log: that is %q", subject, Subject(log))
+	}
+	return log, nil
 }
 
 // Config is how the stream is made.
@@ -263,11 +268,9 @@ func (s *Stream) Logs(ctx context.Context, runID string) ([]logevent.Log, error)
 	}
 	var logs []logevent.Log
 	for subject := range info.State.Subjects {
-		log, err := ParseSubject(subject)
-		if err != nil {
-			return nil, err
+		if log, err := ParseSubject(subject); err == nil { // or it is a stray, which is no log
+			logs = append(logs, log)
 		}
-		logs = append(logs, log)
 	}
 	return logs, nil
 }

@@ -1,7 +1,10 @@
 package logstream_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -201,7 +204,7 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 		}
 		versions = append(versions, version)
 	}
-	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run))
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), noStrays(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,10 +231,157 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 		deliveries = append(deliveries, d)
 	}
 	confirmed(versions[1], false)
-	deliveries[0].Kept()
+	kept := func(i int) {
+		t.Helper()
+		if err := reader.Kept(t.Context(), []uint64{deliveries[i].Version}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept(0)
 	confirmed(versions[1], true)
-	deliveries[2].Kept() // what lies before it is still held
+	kept(2) // what lies before it is still held
 	confirmed(versions[3], false)
-	deliveries[1].Kept()
+	kept(1)
 	confirmed(versions[3], true)
+}
+
+func noStrays(t *testing.T) func(string, error) {
+	t.Helper()
+	return func(reason string, err error) { t.Errorf("a stray, because of its %s: %v", reason, err) }
+}
+
+// What does not belong on the stream hinders neither those who ship nor those
+// who read.
+func TestStraysAreCountedAndPassedOver(t *testing.T) {
+	stream, js := create(t, -1)
+	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := log
+	other.Container = "other"
+	wrong := strings.Replace(logstream.Subject(log), "."+log.Queue+".", ".", 1)
+	for _, stray := range []struct {
+		subject string
+		data    []byte
+	}{
+		{logstream.PartitionSubject(logstream.Partition(log.Run)) + "hello", []byte("hello")},
+		{wrong, batch(1, "x").Encode()},
+		{logstream.RunSubject(log.Queue, log.Run) + "1.p", []byte("hello")},
+		{logstream.Subject(other), []byte("hello")},
+		{logstream.Subject(other), batch(1, "x").Encode()},
+	} {
+		if _, err := js.Publish(t.Context(), stray.subject, stray.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counts := make(map[string]int)
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), func(reason string, _ error) { counts[reason]++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if d, err := reader.Next(t.Context()); err != nil || d.Version != version {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	end, err := stream.Publish(t.Context(), log, logevent.Batch{First: 2, End: true}.Encode(), version, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := reader.Next(t.Context()); err != nil || d.Version != end {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	want := map[string]int{logstream.StraySubject: 3, logstream.StrayEncoding: 1, logstream.StrayUnlinked: 1}
+	if !maps.Equal(counts, want) {
+		t.Errorf("%v; want %v", counts, want)
+	}
+	if err := reader.Kept(t.Context(), []uint64{version, end}); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := reader.Confirmed(t.Context(), end); err != nil || !done {
+		t.Errorf("strays are waited for: %v, %v", done, err)
+	}
+	if logs, err := stream.Logs(t.Context(), log.Run); err != nil || len(logs) != 2 {
+		t.Errorf("%v, %v", logs, err)
+	}
+	// A reader that does not follow ends although the last message is one.
+	if _, err := js.Publish(t.Context(), logstream.Subject(other), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	err = stream.Read(t.Context(), log.Run, func() bool { return false }, func(a logstream.Arrival) bool {
+		read++
+		return !a.Live
+	})
+	if err != nil || read != 3 {
+		t.Errorf("%d batches, %v", read, err)
+	}
+}
+
+// What cannot be kept yet comes again, and holds nothing up meanwhile.
+func TestWhatIsGivenBackComesAgain(t *testing.T) {
+	stream, _ := create(t, -1)
+	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := stream.Publish(t.Context(), log, batch(2, "y").Encode(), version, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := stream.ReadPartition(t.Context(), logstream.Partition(log.Run), noStrays(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for i, want := range []uint64{version, next, version} {
+		d, err := reader.Next(t.Context())
+		if err != nil || d.Version != want || d.Again != (i == 2) {
+			t.Fatalf("%+v, %v; want version %d", d, err, want)
+		}
+		if i == 0 {
+			reader.GiveBack([]uint64{version})
+		}
+	}
+}
+
+// A shipper that has lost a partition, to another one or with its consumer,
+// leaves nothing running once it gives it up.
+func TestALostPartitionLeavesNothingRunning(t *testing.T) {
+	stream, js := create(t, -1)
+	partition := logstream.Partition(log.Run)
+	name := fmt.Sprintf("%s%02d", logstream.ConsumerPrefix, partition)
+	if _, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	handle, err := js.Stream(t.Context(), logstream.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := goleak.IgnoreCurrent()
+	first, err := stream.ReadPartition(t.Context(), partition, noStrays(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := handle.UnpinConsumer(t.Context(), name, "ship"); err != nil {
+		t.Fatal(err)
+	}
+	second, err := stream.ReadPartition(t.Context(), partition, noStrays(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	if err := handle.DeleteConsumer(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := second.Next(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("without a consumer: %v", err)
+	}
+	second.Close()
+	goleak.VerifyNone(t, running)
 }

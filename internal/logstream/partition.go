@@ -23,12 +23,16 @@ const (
 	// pinnedTTL is how long after its last pull a shipper keeps a partition.
 	pinnedTTL = 5 * time.Second
 	group     = "ship"
+	// returnAfter is how long a batch stays away that was given back: what it
+	// waits for is with a shipper that died, and comes within shipAckWait.
+	returnAfter = 5 * time.Second
 	// heldMost bounds the batches of a partition that are not yet shipped;
 	// the server keeps track of each.
 	heldMost = 50_000
 )
 
-// Delivery is a batch in the hands of a shipper, until it says that it is kept.
+// Delivery is a batch in the hands of a shipper, until that says by
+// [PartitionReader.Kept] that it is kept.
 type Delivery struct {
 	Log   logevent.Log
 	Batch logevent.Batch
@@ -40,9 +44,6 @@ type Delivery struct {
 	Again bool
 	// Size is that of the message in bytes.
 	Size int
-	// Kept tells the server that the batch is where it stays. It must be
-	// called for the batches of a log in their order.
-	Kept func()
 }
 
 // PartitionReader gives one shipper the batches of a partition. The server
@@ -52,6 +53,7 @@ type PartitionReader struct {
 	stream   *Stream
 	consumer jetstream.Consumer
 	messages jetstream.MessagesContext
+	stray    func(reason string, err error)
 
 	mu   sync.Mutex
 	held map[uint64]jetstream.Msg
@@ -59,8 +61,9 @@ type PartitionReader struct {
 	done sync.WaitGroup
 }
 
-// ReadPartition begins to read a partition. The caller calls Close.
-func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionReader, error) {
+// ReadPartition begins to read a partition. What does not belong on the stream is
+// passed over, and told to stray with one of the reasons. The caller calls Close.
+func (s *Stream) ReadPartition(ctx context.Context, partition int, stray func(reason string, err error)) (*PartitionReader, error) {
 	name := fmt.Sprintf("%s%02d", ConsumerPrefix, partition)
 	var (
 		consumer jetstream.Consumer
@@ -86,7 +89,7 @@ func (s *Stream) ReadPartition(ctx context.Context, partition int) (*PartitionRe
 		return nil, err
 	}
 	beating, stop := context.WithCancel(ctx)
-	r := &PartitionReader{stream: s, consumer: consumer, messages: messages, held: make(map[uint64]jetstream.Msg), stop: stop}
+	r := &PartitionReader{stream: s, consumer: consumer, messages: messages, stray: stray, held: make(map[uint64]jetstream.Msg), stop: stop}
 	r.done.Go(func() { r.beat(beating) })
 	return r, nil
 }
@@ -116,8 +119,7 @@ func (r *PartitionReader) beat(ctx context.Context) {
 	}
 }
 
-// Next waits for the next batch, at most as long as ctx lasts. A batch that
-// cannot be decoded is an error that names it.
+// Next waits for the next batch, at most as long as ctx lasts.
 func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 	for {
 		message, err := r.messages.Next(jetstream.NextContext(ctx))
@@ -125,36 +127,99 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 			if ctx.Err() != nil {
 				return Delivery{}, ctx.Err()
 			}
-			if errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrNoMessages) {
+			if errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, jetstream.ErrNoHeartbeat) && !r.gone(ctx) {
 				continue // the connection was away; it is asked again
 			}
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
 		}
-		metadata, err := message.Metadata()
+		delivery, err := deliveryOf(message)
+		var stray *strayError
+		if errors.As(err, &stray) {
+			// If that gets lost, it comes again, and is counted twice.
+			_ = message.TermWithReason("stray: " + stray.reason)
+			r.stray(stray.reason, err)
+			continue
+		}
 		if err != nil {
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
 		}
-		arrival, err := arrivalOf(message)
-		if err != nil {
-			return Delivery{}, err
-		}
-		before, err := strconv.ParseUint(message.Headers().Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
-		if err != nil {
-			return Delivery{}, fmt.Errorf("read log %s: a batch does not say which one it follows: %w", arrival.Log, logevent.ErrDamaged)
-		}
-		version := metadata.Sequence.Stream
 		r.mu.Lock()
-		r.held[version] = message
+		r.held[delivery.Version] = message
 		r.mu.Unlock()
-		return Delivery{
-			Log: arrival.Log, Batch: arrival.Batch, Version: version, Before: before, Again: metadata.NumDelivered > 1, Size: len(message.Data()),
-			Kept: func() {
-				r.mu.Lock()
-				delete(r.held, version)
-				r.mu.Unlock()
-				_ = message.Ack() // or it comes again, and is found to be there
-			},
-		}, nil
+		return delivery, nil
+	}
+}
+
+// gone tells whether the server has no such consumer any more. It says so to
+// those who wait for a batch just then; others would wait for good.
+func (r *PartitionReader) gone(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := r.consumer.Info(ctx)
+	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDoesNotExist)
+}
+
+func deliveryOf(message jetstream.Msg) (Delivery, error) {
+	metadata, err := message.Metadata()
+	if err != nil {
+		return Delivery{}, err
+	}
+	arrival, err := arrivalOf(message)
+	if err != nil {
+		return Delivery{}, err
+	}
+	before, err := strconv.ParseUint(message.Headers().Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+	if err != nil {
+		return Delivery{}, &strayError{StrayUnlinked, fmt.Errorf("a batch of log %s does not say which one it follows", arrival.Log)}
+	}
+	return Delivery{
+		Log: arrival.Log, Batch: arrival.Batch, Version: metadata.Sequence.Stream, Before: before,
+		Again: metadata.NumDelivered > 1, Size: len(message.Data()),
+	}, nil
+}
+
+// Kept tells the server that batches are where they stay, those of a log in
+// their order, and returns once it knows. An error means that it may not; Kept
+// may be repeated then.
+func (r *PartitionReader) Kept(ctx context.Context, versions []uint64) error {
+	var last jetstream.Msg
+	r.mu.Lock()
+	for _, version := range versions {
+		if message, ok := r.held[version]; ok {
+			if last != nil {
+				// What gets lost on the way comes again if it is still there,
+				// and is found to be kept.
+				_ = last.Ack()
+			}
+			last = message
+		}
+	}
+	r.mu.Unlock()
+	if last == nil {
+		return nil
+	}
+	// The server takes what one connection says about a consumer in its order.
+	if err := last.DoubleAck(ctx); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+		return fmt.Errorf("confirm batches to the stream of logs: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, version := range versions {
+		delete(r.held, version)
+	}
+	return nil
+}
+
+// GiveBack gives back batches that cannot be kept yet: they come again after a
+// while.
+func (r *PartitionReader) GiveBack(versions []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, version := range versions {
+		if message, ok := r.held[version]; ok {
+			delete(r.held, version)
+			_ = message.NakWithDelay(returnAfter) // or it comes again after shipAckWait
+		}
 	}
 }
 

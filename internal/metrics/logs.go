@@ -17,6 +17,7 @@ type logCounters struct {
 	retries                  prometheus.Counter
 	bufferedLines, bufferedB prometheus.Gauge
 	operations, refused      *prometheus.CounterVec
+	strays                   *prometheus.CounterVec
 }
 
 func newLogCounters(registry prometheus.Registerer) *logCounters {
@@ -44,7 +45,8 @@ func newLogCounters(registry prometheus.Registerer) *logCounters {
 		operations:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ropewalk_ship_requests_total", Help: "Requests to the sink, by the sink's own word for them."}, []string{"operation"}),
 	}
 	c.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ropewalk_ship_refused_lines_total", Help: "Lines that the sink refused for good; a marked line stands in the place of each."}, []string{"reason"})
-	registry.MustRegister(c.lost, c.operations, c.refused)
+	c.strays = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ropewalk_ship_strays_total", Help: "Messages on the stream of logs that are none of Ropewalk's, and were passed over: what is wrong is their subject or their encoding, or they are unlinked, which is not to say what batch they follow."}, []string{"reason"})
+	registry.MustRegister(c.lost, c.operations, c.refused, c.strays)
 	return c
 }
 
@@ -81,6 +83,9 @@ func (m *Metrics) SinkRequest(operation string) { m.logs.operations.WithLabelVal
 
 // SinkRefused counts a line that the sink does not take.
 func (m *Metrics) SinkRefused(reason string) { m.logs.refused.WithLabelValues(reason).Inc() }
+
+// Stray counts a message that does not belong on the stream of logs.
+func (m *Metrics) Stray(reason string) { m.logs.strays.WithLabelValues(reason).Inc() }
 
 // StreamLoad is how full the stream of logs is, for [Metrics.WatchStream].
 type StreamLoad struct{ Batches, Bytes, Pending, Held float64 }

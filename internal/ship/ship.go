@@ -19,7 +19,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ropewalk/ropewalk/internal/logevent"
-	"github.com/ropewalk/ropewalk/internal/retry"
 )
 
 // Delivery is a batch that is the shipper's until it is kept.
@@ -32,7 +31,6 @@ type Delivery struct {
 	Before uint64
 	Again  bool
 	Size   int
-	Kept   func()
 }
 
 // Source gives the batches of one partition: those of a log in order, but for
@@ -43,6 +41,12 @@ type Source interface {
 	// Confirmed tells whether every batch up to version was said to be kept,
 	// by whatever shipper. It may be late to say yes.
 	Confirmed(ctx context.Context, version uint64) (bool, error)
+	// Kept tells that batches are where they stay, in their order, and returns
+	// once that was understood. It may be repeated.
+	Kept(ctx context.Context, versions []uint64) error
+	// GiveBack gives back batches that cannot be kept yet. They come again
+	// later, to this shipper or to another one.
+	GiveBack(versions []uint64)
 	// Purge removes what lies before version of a log.
 	Purge(ctx context.Context, log logevent.Log, version uint64) error
 }
@@ -81,33 +85,48 @@ type Config struct {
 	// given to the sink, Age the time after which it is in any case.
 	Bytes int
 	Age   time.Duration
-	// MostBytes bounds what is gathered of all logs of a partition.
-	MostBytes int
-	Now       func() time.Time
+	// MostBytes bounds the memory of what is held of all logs of all
+	// partitions: gathered, or ahead of lines that are elsewhere. Partitions is
+	// how many run at once at most.
+	MostBytes, Partitions int
+	Now                   func() time.Time
 }
 
 // Shipper ships partitions. It is safe for concurrent use.
-type Shipper struct{ config Config }
+type Shipper struct {
+	config Config
+	pool   *pool
+}
 
 // New returns a shipper.
 func New(config Config) (*Shipper, error) {
-	if config.Sink == nil || config.Counter == nil || config.Now == nil || config.Bytes <= 0 || config.Age <= 0 || config.MostBytes < config.Bytes {
-		return nil, errors.New("ship: Sink, Counter, Now, Bytes, Age and MostBytes (at least Bytes) are required")
+	if config.Sink == nil || config.Counter == nil || config.Now == nil || config.Bytes <= 0 || config.Age <= 0 || config.MostBytes < config.Bytes || config.Partitions <= 0 {
+		return nil, errors.New("ship: Sink, Counter, Now, Bytes, Age, MostBytes (at least Bytes) and Partitions are required")
 	}
-	return &Shipper{config}, nil
+	return &Shipper{config, newPool(config.MostBytes, config.Partitions)}, nil
 }
 
 // recheck is how often the sink is asked how far a log is of which lines are
-// missing that were given to another shipper.
+// missing that were given to another shipper, and how often the source is told
+// again what it did not understand.
 const recheck = 2 * time.Second
 
-// forget is how long the place of a log is remembered of which nothing comes.
-const forget = 10 * time.Minute
+const (
+	// forget is how long the place of a log is remembered of which nothing
+	// comes.
+	forget = 10 * time.Minute
+	// forgetEnded is how long that of a log is remembered that has ended: as
+	// long as batches of it may come again that a dead shipper held, so that
+	// the sink is not asked about each of them.
+	forgetEnded = time.Minute
+	// settling is how long the source may take to understand what is kept.
+	settling = 5 * time.Second
+)
 
 // Run ships what comes from a source until ctx ends or the source fails. What
 // was not confirmed by then comes again.
 func (s *Shipper) Run(ctx context.Context, source Source) error {
-	p := &partition{config: s.config, source: source, logs: make(map[logevent.Log]*gathered)}
+	p := &partition{config: s.config, pool: s.pool, source: source, logs: make(map[logevent.Log]*gathered)}
 	defer p.drop()
 	for {
 		delivery, err := p.next(ctx)
@@ -131,10 +150,14 @@ func (s *Shipper) Run(ctx context.Context, source Source) error {
 // partition is what a shipper holds of one partition.
 type partition struct {
 	config Config
+	pool   *pool
 	source Source
 	logs   map[logevent.Log]*gathered
-	// lines and size are what is held in memory.
+	// lines and size are what is held in memory, held is what that takes.
 	lines, size int
+	held        int64
+	// unsettled: the source could not be told what is kept.
+	unsettled bool
 }
 
 // gathered is what is held of one log.
@@ -150,19 +173,38 @@ type gathered struct {
 	// finished: the sink has the log to its end.
 	finished bool
 	version  uint64
-	kept     []func()
+	// gathered has the batches whose lines are held, stored those that are
+	// kept and of which the source does not know that yet; it was last told so
+	// at told.
+	gathered, stored []batch
+	told             time.Time
 	// ahead has what comes after lines that are with another shipper or on
-	// their way again, by first sequence.
+	// their way again, by version: a batch without lines begins where the
+	// next one does.
 	ahead   map[uint64]Delivery
 	checked time.Time
+}
+
+// batch is what is remembered of a delivery whose lines were taken.
+type batch struct {
+	version     uint64
+	lines, size int
+	end         bool
+}
+
+func batchOf(d Delivery) batch {
+	return batch{version: d.Version, lines: len(d.Batch.Lines), size: d.Size, end: d.Batch.End}
 }
 
 // next waits for a delivery until something else is to be done.
 func (p *partition) next(ctx context.Context) (Delivery, error) {
 	until := p.config.Now().Add(p.config.Age)
 	for _, g := range p.logs {
-		if len(g.kept) > 0 {
+		if len(g.gathered) > 0 {
 			until = earlier(until, g.since.Add(p.config.Age))
+		}
+		if len(g.stored) > 0 {
+			until = earlier(until, g.told.Add(recheck))
 		}
 		if len(g.ahead) > 0 {
 			until = earlier(until, g.checked.Add(recheck))
@@ -194,17 +236,16 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 	}
 	g.used = p.config.Now()
 	if g.finished {
-		d.Kept()
-		return p.purge(ctx, g.log, d.Version)
+		g.version = max(g.version, d.Version)
+		g.stored = append(g.stored, batchOf(d))
+		return p.settle(ctx, g)
 	}
 	if d.Batch.First > g.next {
-		if _, held := g.ahead[d.Batch.First]; !held {
-			p.hold(len(d.Batch.Lines), d.Size)
+		if old, held := g.ahead[d.Version]; held {
+			p.hold(-len(old.Batch.Lines), -old.Size)
 		}
-		if len(g.ahead) == 0 {
-			g.checked = p.config.Now()
-		}
-		g.ahead[d.Batch.First] = d
+		p.hold(len(d.Batch.Lines), d.Size)
+		g.ahead[d.Version] = d
 		return nil
 	}
 	p.absorb(g, d)
@@ -214,7 +255,7 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 
 // absorb appends the lines of a delivery that are new.
 func (p *partition) absorb(g *gathered, d Delivery) {
-	if len(g.kept) == 0 {
+	if len(g.gathered) == 0 {
 		g.since = p.config.Now()
 	}
 	for _, line := range d.Batch.Lines {
@@ -227,29 +268,16 @@ func (p *partition) absorb(g *gathered, d Delivery) {
 	p.hold(len(d.Batch.Lines), d.Size)
 	g.version = max(g.version, d.Version)
 	g.ended = g.ended || d.Batch.End
-	g.kept = append(g.kept, func() {
-		d.Kept()
-		p.hold(-len(d.Batch.Lines), -d.Size)
-	})
+	g.gathered = append(g.gathered, batchOf(d))
 }
-
-// hold counts what is held in memory.
-func (p *partition) hold(lines, bytes int) {
-	p.lines += lines
-	p.size += bytes
-	p.config.Counter.Buffered(lines, bytes)
-}
-
-// drop forgets everything.
-func (p *partition) drop() { p.config.Counter.Buffered(-p.lines, -p.size) }
 
 // catchUp absorbs what was ahead and no longer is.
 func (p *partition) catchUp(g *gathered) {
 	for moved := true; moved && len(g.ahead) > 0; {
 		moved = false
-		for first, d := range g.ahead {
-			if first <= g.next {
-				delete(g.ahead, first)
+		for version, d := range g.ahead {
+			if d.Batch.First <= g.next {
+				delete(g.ahead, version)
 				p.hold(-len(d.Batch.Lines), -d.Size)
 				p.absorb(g, d)
 				moved = true
@@ -300,99 +328,4 @@ func (g *gathered) skipTo(next uint64) {
 // earliest is the first of what is ahead of a log.
 func (g *gathered) earliest() Delivery {
 	return g.ahead[slices.Min(slices.Collect(maps.Keys(g.ahead)))]
-}
-
-// flushDue gives the sink what is large, old or at its end.
-func (p *partition) flushDue(ctx context.Context) error {
-	now := p.config.Now()
-	for log, g := range p.logs {
-		if len(g.ahead) > 0 && now.Sub(g.checked) >= recheck {
-			if err := p.check(ctx, g, g.earliest()); err != nil {
-				return err
-			}
-			p.catchUp(g)
-		}
-		if g.ended || g.size >= p.config.Bytes || len(g.kept) > 0 && now.Sub(g.since) >= p.config.Age {
-			if err := p.flush(ctx, g); err != nil {
-				return err
-			}
-		}
-		if len(g.kept) == 0 && len(g.ahead) == 0 && (g.finished || now.Sub(g.used) > forget) {
-			delete(p.logs, log)
-		}
-	}
-	for p.size > p.config.MostBytes {
-		largest := p.largest()
-		if largest == nil {
-			break // all of it waits for lines that are elsewhere
-		}
-		if err := p.flush(ctx, largest); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *partition) largest() *gathered {
-	var largest *gathered
-	for _, g := range p.logs {
-		if len(g.kept) > 0 && (largest == nil || g.size > largest.size) {
-			largest = g
-		}
-	}
-	return largest
-}
-
-// flush gives the sink what was gathered of a log, until it confirms.
-func (p *partition) flush(ctx context.Context, g *gathered) error {
-	began := p.config.Now()
-	err := p.patiently(ctx, g.log, func() error {
-		if g.ended {
-			return p.config.Sink.Finish(ctx, g.log, g.lines, g.next)
-		}
-		return p.config.Sink.Put(ctx, g.log, g.lines)
-	})
-	if err != nil {
-		return err
-	}
-	if len(g.lines) > 0 {
-		p.config.Counter.Shipped(len(g.lines), g.size, began.Sub(g.lines[0].Time))
-	}
-	// In their order: if we die on the way, it is the last ones that come
-	// again.
-	for _, kept := range g.kept {
-		kept()
-	}
-	g.lines, g.size, g.kept = nil, 0, nil
-	g.finished = g.ended
-	return p.purge(ctx, g.log, g.version)
-}
-
-// purge makes room in the stream. What is not purged now is with the next
-// purge of the log.
-func (p *partition) purge(ctx context.Context, log logevent.Log, version uint64) error {
-	limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := p.source.Purge(limited, log, version); err != nil && ctx.Err() == nil {
-		p.config.Log.Warn().Err(err).Str("log", log.String()).Msg("cannot make room in the stream of logs")
-	}
-	return ctx.Err()
-}
-
-// sinking is how long to wait between tries to reach the sink.
-var sinking = retry.Policy{First: 200 * time.Millisecond, Most: 15 * time.Second} //nolint:gochecknoglobals // it never changes
-
-func (p *partition) patiently(ctx context.Context, log logevent.Log, operation func() error) error {
-	warned := false
-	err := retry.Do(ctx, sinking, operation, func(err error, _ time.Duration) {
-		p.config.Counter.SinkRetried()
-		if !warned {
-			warned = true
-			p.config.Log.Warn().Err(err).Str("log", log.String()).Msg("the sink does not take lines, trying until it does; they stay in the stream")
-		}
-	})
-	if warned && err == nil {
-		p.config.Log.Info().Str("log", log.String()).Msg("the sink takes lines again")
-	}
-	return err
 }

@@ -126,6 +126,15 @@ func (s *source) Confirmed(_ context.Context, version uint64) (bool, error) {
 	return version <= s.floor, nil
 }
 
+func (s *source) Kept(_ context.Context, versions []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = append(s.kept, versions...)
+	return nil
+}
+
+func (*source) GiveBack([]uint64) {}
+
 func (s *source) Purge(_ context.Context, _ logevent.Log, version uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,11 +151,7 @@ func (s *source) giveAfter(before, first uint64, n int, end, again bool) {
 	for i := range n {
 		batch.Lines = append(batch.Lines, logevent.Line{Seq: first + uint64(i), Time: time.Now(), Text: []byte("0123456789")})
 	}
-	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Before: before, Again: again, Size: 10 * n, Kept: func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.kept = append(s.kept, first)
-	}}
+	s.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: first, Before: before, Again: again, Size: 10 * n}
 }
 
 func (s *source) confirmed() []uint64 {
@@ -165,7 +170,7 @@ func (counter) Buffered(int, int)               {}
 func running(t *testing.T, to *sink, from *source) (stop func()) {
 	t.Helper()
 	shipper, err := ship.New(ship.Config{
-		Sink: to, Counter: counter{}, Log: zerolog.Nop(), Bytes: 1000, Age: 10 * time.Second, MostBytes: 2000, Now: time.Now,
+		Sink: to, Counter: counter{}, Log: zerolog.Nop(), Bytes: 1000, Age: 10 * time.Second, MostBytes: 1 << 20, Partitions: 1, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -328,6 +333,47 @@ func TestLinesThatAnotherShipperKeptMeanwhileLeaveNoHole(t *testing.T) {
 		<-time.After(20 * time.Second)
 		synctest.Wait()
 		if !slices.Equal(to.did(), []string{"put 1-10", "put 11-15"}) || !slices.Equal(from.confirmed(), []uint64{1, 11}) {
+			t.Errorf("%v, confirmed %v", to.did(), from.confirmed())
+		}
+	})
+}
+
+// Two batches begin at the same line when one of them has none: both are held,
+// and both are confirmed.
+func TestBatchesThatBeginAlikeAreBothConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		for version, batch := range map[uint64]logevent.Batch{
+			20: {First: 6}, 21: {First: 6, Lines: []logevent.Line{{Seq: 6}}}, 22: {First: 7, End: true},
+		} {
+			from.deliveries <- ship.Delivery{Log: log, Batch: batch, Version: version}
+		}
+		synctest.Wait()
+		from.give(1, 5, false, true)
+		<-time.After(15 * time.Second)
+		synctest.Wait()
+		if kept := from.confirmed(); len(kept) != 4 || !to.over() || len(to.kept) != 6 {
+			t.Errorf("confirmed %v, finished %v, %d lines", kept, to.over(), len(to.kept))
+		}
+	})
+}
+
+// While we hold the last lines of a log, a shipper that was taken for dead
+// finishes it.
+func TestNothingIsPutBesideALogThatIsFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.give(1, 5, false, false)
+		synctest.Wait()
+		if err := to.keep("finish", []logevent.Line{{Seq: 1}, {Seq: 5}}, true); err != nil {
+			t.Fatal(err)
+		}
+		from.give(9, 1, false, true) // has the sink asked
+		<-time.After(15 * time.Second)
+		synctest.Wait()
+		if !slices.Equal(to.did(), []string{"finish 1-5"}) || len(from.confirmed()) == 0 {
 			t.Errorf("%v, confirmed %v", to.did(), from.confirmed())
 		}
 	})

@@ -91,6 +91,25 @@ func (f *Folder) Get(_ context.Context, key string) (io.ReadCloser, error) {
 	return os.Open(f.path(key))
 }
 
+// GetFrom opens an object at an offset, from its end if that is negative.
+func (f *Folder) GetFrom(_ context.Context, key string, offset int64) (io.ReadCloser, error) {
+	file, err := os.Open(f.path(key))
+	if err != nil {
+		return nil, err
+	}
+	if offset < 0 {
+		info, err := file.Stat()
+		if err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+		offset = max(0, info.Size()+offset)
+	}
+	if _, err := file.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
 // List walks the folder that the prefix leads to.
 func (f *Folder) List(ctx context.Context, prefix string) ([]archive.Object, error) {
 	start := f.path(prefix[:strings.LastIndexByte(prefix, '/')+1])

@@ -139,9 +139,23 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.Reader, size int64
 
 // Get reads an object.
 func (b *Bucket) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	return b.get(ctx, key, nil)
+}
+
+// GetFrom reads an object from an offset on, from its end if that is negative.
+func (b *Bucket) GetFrom(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	if offset < 0 {
+		return b.get(ctx, key, aws.String(fmt.Sprintf("bytes=%d", offset)))
+	}
+	return b.get(ctx, key, aws.String(fmt.Sprintf("bytes=%d-", offset)))
+}
+
+func (b *Bucket) get(ctx context.Context, key string, within *string) (io.ReadCloser, error) {
 	ctx, hangUp := context.WithCancelCause(ctx)
 	watchdog := time.AfterFunc(b.settings.Patience, func() { hangUp(errHanging) })
-	output, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(b.settings.Bucket), Key: aws.String(b.settings.Prefix + key)})
+	output, err := b.client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String(b.settings.Bucket), Key: aws.String(b.settings.Prefix + key), Range: within,
+	})
 	if err != nil {
 		watchdog.Stop()
 		defer hangUp(nil)

@@ -5,9 +5,11 @@ package s3_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +49,33 @@ func TestConformance(t *testing.T) {
 		defer func() { _ = object.Close() }()
 		return sinktest.Decode(t, object)
 	})
+	// A part of an object, and the end of one that is shorter than is asked for.
+	large := logevent.Log{Run: "large", Attempt: 1, Pod: "run-large-1-abcde", Container: "run"}
+	var lines []logevent.Line
+	next, ended, err := kept.Read(ctx, large, 15_001, func(line logevent.Line) bool {
+		lines = append(lines, line)
+		return true
+	})
+	if err != nil || next != 20_001 || !ended {
+		t.Errorf("from its middle, the log goes to %d, ended %v, %v", next, ended, err)
+	}
+	sinktest.Compare(t, lines, sinktest.Lines(15_001, 5000))
+	for size, want := range map[int64]int{4: 4, 1 << 20: 10} {
+		if err := bucket.Put(ctx, "ten", strings.NewReader("0123456789"), 10); err != nil {
+			t.Fatal(err)
+		}
+		body, err := bucket.GetFrom(ctx, "ten", -size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(body)
+		if err := errors.Join(err, body.Close()); err != nil || string(text) != "0123456789"[10-want:] {
+			t.Errorf("the last %d bytes are %q, %v", size, text, err)
+		}
+	}
+	if _, err := bucket.GetFrom(ctx, "nothing", -4); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the end of an object that is not there: %v", err)
+	}
 }
 
 func start(ctx context.Context, t *testing.T, dir string) *rig.S3 {

@@ -197,6 +197,9 @@ func (c *connection) Close() error { return nil }
 
 func (c *connection) Read(into []byte) (int, error) {
 	for {
+		if c.ctx.Err() != nil {
+			return 0, c.ctx.Err()
+		}
 		if c.left == 0 {
 			if c.breaks == nil { // silent
 				<-c.ctx.Done()
@@ -433,7 +436,7 @@ func TestALineIsPublishedSoonAndTheEndComesLast(t *testing.T) {
 	})
 }
 
-func TestAFullStreamHoldsTheReaderBack(t *testing.T) {
+func TestAFullStreamHoldsTheReaderBackAndTheReadingOutlivesThePod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, to, counts := newSource(), &stream{}, &counter{}
 		full := true
@@ -455,16 +458,20 @@ func TestAFullStreamHoldsTheReaderBack(t *testing.T) {
 		if counts.waiting != 1 {
 			t.Errorf("%d wait", counts.waiting)
 		}
+		// What is being read is all that is left of it.
+		from.mu.Lock()
+		from.removed = true
+		from.mu.Unlock()
 		to.mu.Lock()
 		full = false
 		to.mu.Unlock()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if text, gaps := to.text(t); text != written(records) || gaps != 0 {
-			t.Errorf("%d bytes and %d gaps", len(text), gaps)
+		if text, gaps := to.text(t); text != written(records) || gaps != 1 {
+			t.Errorf("%d bytes of %d and %d gaps", len(text), len(written(records)), gaps)
 		}
-		if counts.waiting != 0 || len(counts.lost) != 0 {
+		if counts.waiting != 0 || !slices.Equal(counts.lost, []string{logfollow.LostGone}) {
 			t.Errorf("%+v", counts)
 		}
 	})

@@ -175,7 +175,9 @@ func firstOf(cause, err error) error {
 	return err
 }
 
-// watched puts the watchdog back with everything that is read.
+// watched has the watchdog awake while something is waited for. While lines wait
+// for room on the stream nothing is read, and the connection is kept: of a pod
+// that is removed meanwhile, it is all that is left.
 type watched struct {
 	io.Reader
 	watchdog *time.Timer
@@ -183,11 +185,9 @@ type watched struct {
 }
 
 func (w *watched) Read(into []byte) (int, error) {
-	n, err := w.Reader.Read(into)
-	if n > 0 {
-		w.watchdog.Reset(w.silence)
-	}
-	return n, err
+	w.watchdog.Reset(w.silence)
+	defer w.watchdog.Stop()
+	return w.Reader.Read(into)
 }
 
 // connection is one reading of the log.

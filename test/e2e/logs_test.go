@@ -338,6 +338,37 @@ func TestPodsThatAreStoppedKeepTheirLines(t *testing.T) {
 	}
 }
 
+// A Job that has finished is deleted, with its pod, while nobody ships and the
+// stream is full, so that most of its log is yet to be drained. The reading that
+// is open has all of it.
+func TestALogThatIsBeingDrainedOutlivesItsJob(t *testing.T) {
+	w, s3, _ := newLogWorld(t)
+	w.settings = w.settings.With(rig.Settings{
+		"ROPEWALK_LOG_STREAM_BYTES": "1048576", "ZENML_KUBERNETES_WORKLOAD_MANAGER_TTL_SECONDS_AFTER_FINISHED": "1",
+	})
+	w.serve(1)
+	talk := numbered(80_000, 80_000, "2") // below the 10 MiB at which a kubelet rotates
+	w.publish("default", "drained", script(talk.script))
+	w.succeeds("drained", 2*time.Minute)
+	must(t, rig.Poll(w.within(2*time.Minute), 100*time.Millisecond, func() error {
+		pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "ropewalk.dev/run-id=drained"})
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("pod %s is there", pods.Items[0].Name)
+		}
+		return err
+	}))
+	w.ship()
+	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
+	must(t, rig.Poll(w.within(2*time.Minute), 200*time.Millisecond, func() error { return finishedLogs(root, 1) }))
+	text, lines, gaps := readArchived(t, root, "drained")
+	var want strings.Builder
+	talk.expect(func(line string) { want.WriteString(line) })
+	if text != want.String() {
+		t.Errorf("%d bytes are archived and %d were written; there are %d gaps", len(text), want.Len(), gaps)
+	}
+	t.Logf("%d lines, of them %d gaps", lines, gaps)
+}
+
 // Builds are followed and archived like runs; one build, that two runs wait for,
 // is one log, which either shows. Of one that failed, the log says why.
 func TestBuildsKeepTheirLogs(t *testing.T) {

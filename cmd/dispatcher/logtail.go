@@ -113,11 +113,9 @@ func (l *logged) Run(ctx context.Context) error {
 // Follow follows a Job and its logs. It does not wait for the logs to be
 // drained: the run's slot is not held for that.
 func (l *logged) Follow(ctx context.Context, job run.Job, report func(run.Observation)) (run.Observation, error) {
-	over := l.logs.Follow(ctx, job)
+	release := l.logs.Follow(ctx, job)
 	seen, err := l.launcher.Follow(ctx, job, report)
-	if err == nil {
-		over()
-	}
+	release(err == nil)
 	return seen, err
 }
 

@@ -68,7 +68,21 @@ type task struct {
 	job     run.Job
 	over    chan struct{}
 	waiters int
+	// said: somebody who waited has said that it is over.
+	said bool
+	// left is since when nobody waits for it, although it is not over: the
+	// run went to another dispatcher. After some time it is stopped.
+	left    time.Time
+	stop    context.CancelFunc
+	stopped bool
+	// done is closed when nothing goes on for it any more. before, if it is not
+	// nil, is that of a task for the same Job which was stopped.
+	done, before chan struct{}
 }
+
+// leaveAfter is how long a Job is looked at for whose run this process does not
+// hold any more. It may get it back.
+const leaveAfter = time.Minute
 
 // NewRuns returns a follower of runs; nothing happens until [Runs.Run].
 func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
@@ -80,13 +94,19 @@ func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
 }
 
 // Follow has the logs of a Job followed as long as [Runs.Run] runs, and their
-// ends published once every caller of the same Job has called over. It does not
-// wait for any of it.
-func (r *Runs) Follow(ctx context.Context, job run.Job) (over func()) {
+// ends published once every caller of the same Job has called release, and one of
+// them with over. Those who call it without have lost the run to another
+// dispatcher: if all have, its logs are left to that one after a while. It does
+// not wait for any of it.
+func (r *Runs) Follow(ctx context.Context, job run.Job) (release func(over bool)) {
 	r.mu.Lock()
 	t, known := r.tasks[job.UID]
+	var before chan struct{}
+	if known && t.stopped {
+		known, before = false, t.done
+	}
 	if !known {
-		t = &task{job: job, over: make(chan struct{})}
+		t = &task{job: job, over: make(chan struct{}), done: make(chan struct{}), before: before}
 		r.tasks[job.UID] = t
 	}
 	t.waiters++
@@ -98,10 +118,14 @@ func (r *Runs) Follow(ctx context.Context, job run.Job) (over func()) {
 			r.forget(t)
 		}
 	}
-	return func() {
+	return func(over bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if t.waiters--; t.waiters == 0 && r.tasks[job.UID] == t {
+		t.said = t.said || over
+		if t.waiters--; t.waiters > 0 {
+			return
+		}
+		if t.left = time.Now(); t.said && r.tasks[job.UID] == t {
 			select {
 			case <-t.over: // it was over before, for others
 			default:
@@ -114,7 +138,22 @@ func (r *Runs) Follow(ctx context.Context, job run.Job) (over func()) {
 func (r *Runs) forget(t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.tasks, t.job.UID)
+	if r.tasks[t.job.UID] == t {
+		delete(r.tasks, t.job.UID)
+	}
+}
+
+// leave stops what looks for logs of runs that went to other dispatchers, and
+// what follows those.
+func (r *Runs) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.tasks {
+		if t.waiters == 0 && !t.said && !t.stopped && t.stop != nil && time.Since(t.left) >= leaveAfter {
+			t.stopped = true
+			t.stop()
+		}
+	}
 }
 
 // Run follows until ctx ends. What it leaves then, another process goes on with.
@@ -128,8 +167,9 @@ func (r *Runs) Run(ctx context.Context) error {
 	for {
 		select {
 		case t := <-r.begin:
-			all.Go(func() { r.run(ctx, t, &all) })
+			all.Go(func() { r.run(ctx, t) })
 		case <-ticker.C:
+			r.leave()
 			r.sweep(ctx, &all)
 		case <-looking.C:
 			r.abandoned(ctx, &all)
@@ -139,9 +179,29 @@ func (r *Runs) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Runs) run(ctx context.Context, t *task, all *sync.WaitGroup) {
+func (r *Runs) run(ctx context.Context, t *task) {
+	ctx, stop := context.WithCancel(ctx)
+	var logs sync.WaitGroup
+	defer stop()
 	defer r.forget(t)
-	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, all) })
+	defer close(t.done)
+	defer logs.Wait()
+	r.mu.Lock()
+	t.stop = stop
+	r.mu.Unlock()
+	if t.before != nil {
+		select {
+		case <-t.before:
+		case <-ctx.Done():
+			return
+		}
+	}
+	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, &logs) })
+	r.mu.Lock()
+	if !t.stopped && r.tasks[t.job.UID] == t { // or its followers end first, before others begin with the same logs
+		delete(r.tasks, t.job.UID)
+	}
+	r.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
 		r.log.Error().Err(err).Str("job", t.job.Name).Msg("cannot find all logs of a run; the next sweep tries again")
 	}

@@ -2,6 +2,7 @@ package logfollow_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -19,9 +20,15 @@ import (
 type cluster struct {
 	source *source
 	gone   atomic.Bool
+	// looking is how many look for the Job's logs.
+	looking atomic.Int64
 }
 
 func (c *cluster) Logs(ctx context.Context, _ run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
+	if c.looking.Add(1) > 1 {
+		return errors.New("somebody looks already")
+	}
+	defer c.looking.Add(-1)
 	found(theLog, c.source)
 	select {
 	case <-over:
@@ -103,7 +110,7 @@ func TestAFollowerThatWasOvertakenComesBack(t *testing.T) {
 		runs, stop := following(t, to, counts, jobs)
 		defer stop()
 		jobs.source.write(line(1, "a"), line(2, "b"))
-		over := runs.Follow(t.Context(), run.Job{Name: "j", UID: "u"})
+		release := runs.Follow(t.Context(), run.Job{Name: "j", UID: "u"})
 		<-time.After(time.Second)
 		// The other one has read further than this one, and publishes first.
 		place, err := to.Place(t.Context(), theLog)
@@ -128,13 +135,47 @@ func TestAFollowerThatWasOvertakenComesBack(t *testing.T) {
 		}
 		<-time.After(10 * time.Second)
 		jobs.source.end()
-		over()
+		release(true)
 		<-time.After(10 * time.Second)
 		if text, gaps := to.text(t); text != "a\nb\nc\nd\n" || gaps != 0 || len(counts.lost) != 0 {
 			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.lost)
 		}
 		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended || overtaken < 2 {
 			t.Errorf("%+v, %v", place, err)
+		}
+	})
+}
+
+// A dispatcher that loses a run to another one stops following its logs after a
+// while, and does it again when it gets the run back.
+func TestTheLogsOfARunThatWasLostAreLeftToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		jobs, to, counts := &cluster{source: newSource()}, &stream{}, &counter{}
+		runs, stop := following(t, to, counts, jobs)
+		defer stop()
+		job := run.Job{Name: "j", UID: "u"}
+		jobs.source.write(line(1, "a"))
+		runs.Follow(t.Context(), job)(false)
+		<-time.After(10 * time.Second)
+		release := runs.Follow(t.Context(), job) // it was lost for a moment only
+		<-time.After(time.Hour)
+		if n := jobs.looking.Load(); n != 1 {
+			t.Errorf("%d look for the logs of a run that is held", n)
+		}
+		release(false)
+		<-time.After(2 * time.Minute)
+		jobs.source.write(line(2, "b"))
+		<-time.After(2 * time.Minute)
+		if place, err := to.Place(t.Context(), theLog); err != nil || place.Next != 2 || jobs.looking.Load() != 0 {
+			t.Errorf("the logs of a run that was lost are followed on, to %+v, %v", place, err)
+		}
+		release = runs.Follow(t.Context(), job)
+		<-time.After(time.Minute)
+		jobs.source.end()
+		release(true)
+		<-time.After(time.Minute)
+		if text, gaps := to.text(t); text != "a\nb\n" || gaps != 0 || jobs.looking.Load() != 0 {
+			t.Errorf("%q with %d gaps", text, gaps)
 		}
 	})
 }

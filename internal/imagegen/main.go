@@ -64,7 +64,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	for platform := range strings.SplitSeq(platforms, ",") {
 		parsed, err := v1.ParsePlatform(platform)
-		if err != nil || parsed.OS != "linux" || parsed.Architecture == "" {
+		if err != nil || parsed.OS != "linux" || parsed.Architecture == "" || parsed.Variant != "" {
 			return options{}, fmt.Errorf("-platforms: %q is not like linux/amd64", platform)
 		}
 		o.platforms = append(o.platforms, *parsed)

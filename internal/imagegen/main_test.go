@@ -185,6 +185,7 @@ func TestWhatIsAskedForWrongly(t *testing.T) {
 	for args, want := range map[string]string{
 		"-platforms windows/amd64": `"windows/amd64" is not like linux/amd64`,
 		"-platforms linux":         `"linux" is not like linux/amd64`,
+		"-platforms linux/arm/v7":  `"linux/arm/v7" is not like linux/amd64`, // go build would not be told of v7
 		"images":                   `"images" is an argument too many`,
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {

@@ -32,33 +32,48 @@ func TestMetricsThatAreWatchedExist(t *testing.T) {
 		metricsql.VisitAll(parsed, func(e metricsql.Expr) {
 			switch e := e.(type) {
 			case *metricsql.MetricExpr:
-				for _, name := range labelsOf(t, title, exported, e) {
-					for _, filters := range e.LabelFilterss {
-						for _, filter := range filters {
-							if filter.Label != "__name__" && !slices.Contains(name.labels, filter.Label) {
-								t.Errorf("%s: %s has no label %s", title, name.name, filter.Label)
-							}
-						}
-					}
-				}
+				name, asked := selects(e)
+				requireLabels(t, title, exported, name, asked)
 			case *metricsql.AggrFuncExpr:
-				for _, label := range e.Modifier.Args {
-					for _, argument := range e.Args {
-						metricsql.VisitAll(argument, func(inner metricsql.Expr) {
-							metric, ok := inner.(*metricsql.MetricExpr)
-							if !ok {
-								return
-							}
-							for _, name := range labelsOf(t, title, exported, metric) {
-								if !slices.Contains(name.labels, label) && label != "le" {
-									t.Errorf("%s: %s has no label %s to sum by", title, name.name, label)
-								}
-							}
-						})
-					}
+				for _, argument := range e.Args {
+					metricsql.VisitAll(argument, func(inner metricsql.Expr) {
+						if metric, ok := inner.(*metricsql.MetricExpr); ok {
+							name, _ := selects(metric)
+							requireLabels(t, title, exported, name, e.Modifier.Args)
+						}
+					})
 				}
 			}
 		})
+	}
+}
+
+// selects is the name of the metric that a selector names, and the labels by
+// which it chooses.
+func selects(e *metricsql.MetricExpr) (name string, labels []string) {
+	for _, filters := range e.LabelFilterss {
+		for _, filter := range filters {
+			if filter.Label == "__name__" {
+				name = filter.Value
+			} else {
+				labels = append(labels, filter.Label)
+			}
+		}
+	}
+	return name, labels
+}
+
+func requireLabels(t *testing.T, title string, exported map[string][]string, name string, asked []string) {
+	t.Helper()
+	labels, exists := exported[name]
+	if !exists {
+		t.Errorf("%s: there is no metric %q", title, name)
+		return
+	}
+	for _, label := range asked {
+		if !slices.Contains(labels, label) {
+			t.Errorf("%s: %s has no label %s", title, name, label)
+		}
 	}
 }
 
@@ -67,31 +82,6 @@ func TestAlertOfAStandingQueuePassesOverPausedOnes(t *testing.T) {
 	if expression := watched(t)["RopewalkQueueStands"]; !strings.Contains(expression, "unless max by (queue) (ropewalk_queue_paused) == 1") {
 		t.Errorf("a queue that is paused raises an alarm: %s", expression)
 	}
-}
-
-type exportedMetric struct {
-	name   string
-	labels []string
-}
-
-// labelsOf is the metric that an expression selects, if it exists.
-func labelsOf(t *testing.T, title string, exported map[string][]string, e *metricsql.MetricExpr) []exportedMetric {
-	t.Helper()
-	for _, filters := range e.LabelFilterss {
-		for _, filter := range filters {
-			if filter.Label != "__name__" {
-				continue
-			}
-			labels, exists := exported[filter.Value]
-			if !exists {
-				t.Errorf("%s: there is no metric %s", title, filter.Value)
-				return nil
-			}
-			return []exportedMetric{{filter.Value, labels}}
-		}
-	}
-	t.Errorf("%s: a selector names no metric", title)
-	return nil
 }
 
 // watched are the expressions of alerts and panels, by their titles.
@@ -158,7 +148,7 @@ func exportedMetrics(t *testing.T) map[string][]string {
 		}
 		names[name] = labels
 		if family.GetMetric()[0].GetHistogram() != nil {
-			names[name+"_bucket"] = labels
+			names[name+"_bucket"] = append(slices.Clone(labels), "le")
 		}
 	}
 	return names

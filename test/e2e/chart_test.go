@@ -166,6 +166,23 @@ func TestChartIsAcceptedInEachFlavour(t *testing.T) {
 	}
 }
 
+// Whoever has NATS, S3 or a registry on a port of their own need not find out
+// that the policies do not know it.
+func TestPoliciesLetOutToWhatSettingsName(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	rendered := r.helm(append([]string{"template", "--show-only", "templates/networkpolicies.yaml"}, r.args("aws", values{
+		"nats":     values{"url": "tls://a.nats:4223,tls://b.nats:4224"},
+		"settings": values{"ROPEWALK_S3_ENDPOINT": "http://s3.storage.svc:9000/"},
+		"zenml":    r.environment(values{"ZENML_KUBERNETES_WORKLOAD_MANAGER_DOCKER_REGISTRY": "registry.example.com:5000/zenml"}),
+	})...)...)
+	for _, port := range []string{"443", "4222", "6443", "4223", "4224", "9000", "5000"} {
+		if found := strings.Count(rendered, "{port: "+port+", protocol: TCP}"); found != 2 {
+			t.Errorf("%d of the 2 processes may reach port %s", found, port)
+		}
+	}
+}
+
 // The pages' own commands install what the cluster takes.
 func TestCommandsThatInstallAreAccepted(t *testing.T) {
 	t.Parallel()

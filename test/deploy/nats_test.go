@@ -407,10 +407,13 @@ func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	}
 	records, err := js.Stream(ctx, "KV_ropewalk-runs")
 	must("look at the records", err)
-	notes, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: "ropewalk-zenml", TTL: 90 * 24 * time.Hour, Replicas: records.CachedInfo().Config.Replicas,
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: "KV_ropewalk-zenml", Subjects: []string{"$KV.ropewalk-zenml.>"}, MaxAge: 90 * 24 * time.Hour, MaxMsgsPerSubject: 1,
+		AllowDirect: true, AllowRollup: true, DenyDelete: true, Discard: jetstream.DiscardNew, Replicas: records.CachedInfo().Config.Replicas,
 	})
 	must("make the bucket", err)
+	notes, err := js.KeyValue(ctx, "ropewalk-zenml")
+	must("open the bucket", err)
 	_, err = notes.Put(ctx, "workload", []byte("[]"))
 	must("note", err)
 	_, err = notes.Get(ctx, "workload")

@@ -54,11 +54,11 @@ class Nats:
 
     ALMIGHTY = "tests"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.port = free_port()
         self.folder = folder
         self.config = folder / "nats.conf"
-        self.more = f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n'
+        self.more = f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n' + more
         self.configure()
         self.start()
 

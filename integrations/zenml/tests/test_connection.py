@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
+from ropewalk_zenml import connection as connection_module
 from ropewalk_zenml import link as link_module
 from ropewalk_zenml import wire
 from ropewalk_zenml.errors import RopewalkError, UnreachableError
@@ -120,7 +121,10 @@ def test_an_inbox_that_is_none_is_told(inbox: str) -> None:
     assert Settings.load({"ROPEWALK_NATS_INBOX": "_INBOX.zenml"}).inbox == "_INBOX.zenml"
 
 
-def test_a_wrong_password_is_told_at_once_and_healed_in_the_background(nats: Nats, links: list[Link]) -> None:
+def test_a_wrong_password_is_told_at_once_and_healed_in_the_background(
+    nats: Nats, links: list[Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_FINAL_PAUSE", 0.2)
     # An hour would be waited if it counted as a server that is away.
     link = connect(links, nats.settings(password="wrong", timeout=3600))
     with pytest.raises(UnreachableError, match=r"refuses these credentials; set ROPEWALK_NATS_CREDENTIALS"):

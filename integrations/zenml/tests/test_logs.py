@@ -75,6 +75,26 @@ def test_what_resumes_a_run_is_found_by_the_first_runs_workload(manager: Workloa
         assert seen == ["resumed"]
 
 
+def test_the_newest_run_is_there_when_there_is_no_room_for_all(
+    manager: WorkloadManager, dispatcher: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "BYTES", 1000)
+    run_id = uuid4()
+    start(manager, run_id, run_id, "seq -f 'old %g' 20")
+    ended(manager, run_id)
+    manager.run(
+        workload_id=run_id,
+        image="",
+        command=["sh", "-c", "seq -f 'new %g' 20"],
+        arguments=entry_point(run_id, "--resume", "True"),
+    )
+    seen = eventually(
+        lambda: [m for m in messages(manager, run_id) if m.startswith("new")] and messages(manager, run_id)
+    )
+    assert seen[0].startswith(f"There is no room for run {run_id}: dispatcher logs {run_id}")
+    assert seen[-1].startswith(f"The log goes on; all of it: dispatcher logs {run_id}-r1")
+
+
 def test_attempts_stand_one_after_the_other_with_how_each_ended(nats: Nats, dispatcher: object, tmp_path: Path) -> None:
     manager, link = WorkloadManager(nats.settings()), Link(nats.settings())
     identity = uuid4()

@@ -1,5 +1,6 @@
 """The page docs/publish.md: its blocks are run in their order, as a reader would."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,8 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError
 
-from .conftest import PROGRAMS, Nats
+from ropewalk_zenml.errors import RopewalkError
+from ropewalk_zenml.link import Link
+from ropewalk_zenml.settings import Settings
+
+from .conftest import PASSWORD, PROGRAMS, Nats, eventually
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "publish.md").read_text()
@@ -45,3 +52,37 @@ def test_every_block_does_what_the_page_says(language: str, nats: Nats, tmp_path
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert says in done.stdout.replace(" ", "") or says in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_a_publisher_with_the_permissions_of_a_server_does_what_the_page_says_of_them(nats: Nats) -> None:
+    login = {"servers": (nats.address,), "user": "server", "password": PASSWORD, "inbox": "_INBOX.server"}
+    link = Link(Settings(**login, timeout=4))  # type: ignore[arg-type]
+
+    async def submit(js: JetStreamContext) -> None:
+        request = json.dumps({"version": 1, "command": ["sleep", "600"]}).encode()
+        await js.publish("ropewalk.runs.default.s-1", request, stream="RUNS", headers={"Nats-Msg-Id": "s-1"})
+
+    async def state(js: JetStreamContext) -> str:
+        try:
+            entry = await (await js.key_value("ropewalk-runs")).get("default.s-1")
+        except KeyNotFoundError:
+            return ""
+        return str(json.loads(entry.value or b"{}")["state"])
+
+    async def cancel(js: JetStreamContext) -> None:
+        wish = {"queue": "default", "id": "s-1", "attempt": 1, "requestedAt": "2026-01-31T12:00:00Z"}
+        await (await js.key_value("ropewalk-cancels")).put("default.s-1", json.dumps(wish).encode())
+
+    async def watch(js: JetStreamContext) -> None:
+        await (await js.key_value("ropewalk-runs")).watch("default.s-1")
+
+    try:
+        link.call(submit)
+        eventually(lambda: link.call(state) == "running")
+        link.call(cancel)
+        eventually(lambda: link.call(state) == "cancelled")
+        with pytest.raises(RopewalkError, match="permissions violation"):
+            link.call(watch)
+    finally:
+        link.close()

@@ -158,6 +158,35 @@ def test_what_is_noted_has_the_replicas_of_the_records_and_a_lifetime(manager: W
         assert link.call(config) == (1, LIFETIME, True, 1)
 
 
+def test_on_a_cluster_what_is_noted_has_as_many_replicas_as_the_records(tmp_path: Path) -> None:
+    ports, servers = [free_port() for _ in range(3)], []
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    with contextlib.ExitStack() as ending:
+        for at, port in enumerate(ports):
+            (folder := tmp_path / f"nats-{at}").mkdir()
+            cluster = f'cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
+            servers.append(Nats(folder, f'server_name: "nats-{at}"\n{cluster}'))
+            ending.callback(servers[-1].kill)
+        with almighty(servers[0]) as link:
+            link.call(lambda js: js.account_info(), seconds=60)  # once they have a leader
+        running = Dispatcher(tmp_path, servers[0], ROPEWALK_NATS_REPLICAS="3")
+        ending.callback(running.stop)
+        addresses = tuple(server.address for server in servers)
+        manager = WorkloadManager(servers[0].settings(servers=addresses, timeout=8))
+        ending.callback(manager.close)
+        run_id = uuid4()
+        start(manager, uuid4(), run_id, "true")
+
+        async def replicas(js: JetStreamContext) -> int | None:
+            return (await js.stream_info(f"KV_{wire.WORKLOADS}")).config.num_replicas
+
+        assert manager._link.call(replicas) == 3
+        # With one of the servers gone, everything goes on once the others agree.
+        servers[0].kill()
+        found = manager._link.call(lambda js: manager._workloads.runs_of(js, str(run_id)), seconds=60)
+        assert found == [Ref("default", str(run_id))]
+
+
 @pytest.mark.usefixtures("dispatcher")
 def test_many_threads_share_one_connection(manager: WorkloadManager) -> None:
     run_ids = [uuid4() for _ in range(40)]

@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 _AGAIN = 0.05
 """Seconds between two tries of what the connection was lost under."""
-_PAUSES = (0.25, 2.0)
+_PAUSES = (0.25, 0.5)
 """Seconds from one attempt to connect to the next: at first, and at most. A
-server that is back is noticed within the second."""
+server that is back is noticed within the second that callers wait at least."""
 _FINAL_PAUSE = 5.0
 """The same after what is final: a file of credentials may be replaced."""
 _GLANCE = 1.0

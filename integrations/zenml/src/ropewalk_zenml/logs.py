@@ -63,6 +63,8 @@ class Part:
     record: dict[str, Any] | None = None
     left_out: list[int] = field(default_factory=list)
     """Attempts that there was no room for."""
+    no_room: bool = False
+    """Whether newer runs took all the room."""
     nobody: str = ""
     """Why nobody could be asked, if so."""
 
@@ -109,6 +111,9 @@ class Story:
         part.record = await record(js, part.ref)
         answer = Answer()
         part.answers.append(answer)
+        if self._room() <= 0:
+            part.no_room = answer.ended = True
+            return
         try:
             await ask(js, part.ref, answer, self._room())
         except NobodyAnswersError as nobody:
@@ -208,9 +213,11 @@ def _lines(part: Part, unknown: bool, broke: bool) -> list[str]:
         lines.append(wire.note(f"The log goes on; all of it: {_command([part])}", wire.WARNING))
     elif lines and not part.whole:
         lines.append(wire.note(f"The rest has not come; all of it: {_command([part])}", wire.WARNING))
+    if part.no_room:
+        return [wire.note(f"There is no room for run {part.ref.id}: {_command([part])}", wire.WARNING)]
     if lines or broke:
         return lines
-    if unknown:
+    if unknown and part.record is None:
         return [wire.note(f"Ropewalk knows of no run {part.ref.id}; nothing has been submitted, or it is forgotten.")]
     known = part.record
     state = "waits in Ropewalk's queue " + part.ref.queue if known is None else f"is {known['state']}"

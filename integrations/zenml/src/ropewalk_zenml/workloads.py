@@ -112,6 +112,7 @@ class Workloads:
         if self._settled and (config.num_replicas, config.max_age, config.allow_direct) != (replicas, LIFETIME, True):
             config.num_replicas, config.max_age, config.allow_direct = replicas, LIFETIME, True
             await js.update_stream(config)
+            return await js.key_value(wire.WORKLOADS)  # how it is read has changed
         return bucket
 
 

@@ -47,7 +47,7 @@ func failedRun(t *testing.T) client.Run {
 		Request: &client.Request{
 			Command: []string{"python", "train.py"}, Args: []string{"--name", "a b"}, WorkingDir: "/work",
 			Env: map[string]string{"B": "2", "A": "1 2"}, SecretEnv: map[string]client.Secret{"TOKEN": "hunter2"},
-			Image: client.Image{Build: &client.Build{Dockerfile: "FROM a", Secrets: map[string]client.Secret{"netrc": "hunter2"}}},
+			Image:   client.Image{Build: &client.Build{Dockerfile: "FROM a", Secrets: map[string]client.Secret{"netrc": "hunter2"}}},
 			Pod:     client.Pod{Resources: client.Resources{Limits: map[string]string{"memory": "2Gi"}}},
 			Timeout: client.Duration(90 * time.Second),
 		},

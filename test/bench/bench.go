@@ -102,6 +102,9 @@ func (b *bench) checkRoom(ctx context.Context) error {
 	if b.options.wants("neighbours") { // those of the burst end, and make room
 		need = max(need, int(2*quietRate*b.options.LatencyFor.Seconds())+4*neighbourLimit)
 	}
+	if b.options.wants("images") {
+		need = max(need, int(imagesRate*b.options.LatencyFor.Seconds()))
+	}
 	if room < int64(need) {
 		return fmt.Errorf("the %d nodes with %s have room for %d pods, but %d are needed; add fake nodes, or ask for less with -runs and -in-flight", len(nodes.Items), selector, room, need)
 	}
@@ -134,6 +137,7 @@ func (b *bench) measure(ctx context.Context) (*report, error) {
 		{"waiting", b.waiting},
 		{"neighbours", b.neighbours},
 		{"replay", b.replay},
+		{"images", b.images},
 	} {
 		if !b.options.wants(part.name) {
 			continue

@@ -39,7 +39,7 @@ type options struct {
 }
 
 // parts are what can be measured, in order.
-var parts = []string{"throughput", "latency", "inflight", "waiting", "neighbours", "replay"}
+var parts = []string{"throughput", "latency", "inflight", "waiting", "neighbours", "replay", "images"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -22,6 +22,7 @@ const (
 	goalWaitingLoss = 0.10
 	goalNeighbour   = 1.2  // of the p99 alone
 	goalReplay      = 30.0 // s until 10,000 are queued
+	goalImages      = 10.0 // ms above a run of the prebuilt image
 )
 
 // report is everything that was measured.
@@ -36,6 +37,7 @@ type report struct {
 	Waiting    *waitingResult    `json:"waiting,omitempty"`
 	Neighbours *neighboursResult `json:"neighbours,omitempty"`
 	Replay     *replayResult     `json:"replay,omitempty"`
+	Images     *imagesResult     `json:"images,omitempty"`
 	// Summary compares the figures with the goals.
 	Summary []line `json:"summary"`
 }
@@ -102,6 +104,21 @@ type replayResult struct {
 	Most   int     `json:"most"`
 }
 
+// imagesRound has the time from publish to Job in ms, and how often the registry
+// was asked.
+type imagesRound struct {
+	Event []float64 `json:"eventMs"`
+	Asked int       `json:"asked"`
+}
+
+// imagesResult has runs of the prebuilt image, of one build that is there, and of
+// builds that are all there and all different.
+type imagesResult struct {
+	Prebuilt []imagesRound `json:"prebuilt"`
+	Same     []imagesRound `json:"same"`
+	Others   []imagesRound `json:"others"`
+}
+
 // line is one figure beside its bare counterpart and its goal.
 type line struct {
 	What     string `json:"what"`
@@ -157,6 +174,9 @@ func (r *report) summary() (lines []line) {
 	}
 	if p := r.Replay; p != nil {
 		lines = append(lines, p.summary()...)
+	}
+	if i := r.Images; i != nil {
+		lines = append(lines, i.summary()...)
 	}
 	return lines
 }
@@ -290,6 +310,39 @@ func (p *replayResult) summary() []line {
 		},
 		{What: "most Jobs at once meanwhile", Ropewalk: fmt.Sprint(p.Most), Goal: fmt.Sprintf("≤ %d", replayLimit), Met: &kept},
 	}
+}
+
+func (i *imagesResult) summary() (lines []line) {
+	of := func(rounds []imagesRound, p float64) float64 {
+		var each []float64
+		for _, round := range rounds {
+			each = append(each, percentile(round.Event, p))
+		}
+		return median(each)
+	}
+	for _, way := range []struct {
+		what   string
+		rounds []imagesRound
+	}{{"one image, built before", i.Same}, {"each run another image, built before", i.Others}} {
+		asked := 0
+		for _, round := range way.rounds {
+			asked = max(asked, round.Asked)
+		}
+		for _, p := range []float64{50, 99} {
+			prebuilt, built := of(i.Prebuilt, p), of(way.rounds, p)
+			next := line{
+				What: fmt.Sprintf("publish to Job seen, at %d/s: %s, p%.0f", imagesRate, way.what, p),
+				Bare: fmt.Sprintf("%.1f ms (prebuilt)", prebuilt), Ropewalk: fmt.Sprintf("%.1f ms", built),
+			}
+			if p == 50 {
+				met := built <= prebuilt+goalImages
+				next.Goal, next.Met = fmt.Sprintf("≤ %.1f ms", prebuilt+goalImages), &met
+				next.Ropewalk += fmt.Sprintf(" (registry asked %d times)", asked)
+			}
+			lines = append(lines, next)
+		}
+	}
+	return lines
 }
 
 func threePercentiles(values []float64) string {

@@ -182,16 +182,23 @@ func (b *bench) latencyRound(ctx context.Context, perSecond float64, dispatched 
 		if err := s.awaitCreated(ctx, n); err != nil {
 			return err
 		}
-		for _, job := range s.observer.Jobs() {
-			var i int
-			if _, err := fmt.Sscanf(job.RunID, "run-%d", &i); err != nil || i >= n {
-				return fmt.Errorf("there is a Job for run %q, which nobody asked for", job.RunID)
-			}
-			round.Event = append(round.Event, milliseconds(job.CreatedAt.Sub(started[i])))
-		}
-		return nil
+		round.Event, err = s.events(started)
+		return err
 	})
 	return round, err
+}
+
+// events is how long it took, in ms, from when each run was asked for until its
+// Job was seen.
+func (s *stage) events(started []time.Time) (events []float64, err error) {
+	for _, job := range s.observer.Jobs() {
+		var i int
+		if _, err := fmt.Sscanf(job.RunID, "run-%d", &i); err != nil || i >= len(started) {
+			return nil, fmt.Errorf("there is a Job for run %q, which nobody asked for", job.RunID)
+		}
+		events = append(events, milliseconds(job.CreatedAt.Sub(started[i])))
+	}
+	return events, nil
 }
 
 // steadily starts n calls at a rate, each in a goroutine of its own, and waits

@@ -127,6 +127,11 @@ func (b *bench) on(ctx context.Context, measure func(*stage) error) error {
 // serve starts the stage's dispatcher, or starts it again after stop, and waits
 // until it is ready.
 func (s *stage) serve(ctx context.Context, concurrency, workers int) error {
+	return s.serveWith(ctx, concurrency, workers, nil)
+}
+
+// serveWith is serve with settings that this one measurement needs.
+func (s *stage) serveWith(ctx context.Context, concurrency, workers int, more rig.Settings) error {
 	o := s.bench.options
 	settings := rig.Settings{
 		"KUBECONFIG":                                        s.kubeconfig(),
@@ -140,7 +145,7 @@ func (s *stage) serve(ctx context.Context, concurrency, workers int) error {
 		"ROPEWALK_POD_ANNOTATIONS":                          o.RunAnnotation,
 		"ROPEWALK_LAUNCH_WORKERS":                           strconv.Itoa(workers),
 		"ROPEWALK_LOG_FORMAT":                               "json",
-	}
+	}.With(more)
 	var err error
 	if s.replica, err = rig.Serve(s.bench.dispatcher, settings, filepath.Join(s.dir, "dispatcher.log")); err != nil {
 		return err
@@ -170,9 +175,13 @@ func (s *stage) publish(ctx context.Context, n int) error {
 func runID(n int) string { return fmt.Sprintf("run-%06d", n) }
 
 func (s *stage) publishOne(ctx context.Context, n int) error {
+	return s.publishText(ctx, n, `{"version":1,"image":{"reference":"busybox"},"command":["sh","-c","true"]}`)
+}
+
+func (s *stage) publishText(ctx context.Context, n int, request string) error {
 	message := nats.NewMsg("ropewalk.runs.default." + runID(n))
 	message.Header.Set(jetstream.MsgIDHeader, runID(n))
-	message.Data = []byte(`{"version":1,"image":{"reference":"busybox"},"command":["sh","-c","true"]}`)
+	message.Data = []byte(request)
 	if _, err := s.js.PublishMsg(ctx, message); err != nil {
 		return fmt.Errorf("publish run %d: %w", n, err)
 	}

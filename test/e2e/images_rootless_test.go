@@ -116,6 +116,12 @@ func rootlessImage(t *testing.T, dir string, capable bool) string {
 	return to.Name()
 }
 
+// incapableImage is a rootless image in which users cannot be mapped.
+func incapableImage(t *testing.T, dir string) string {
+	t.Helper()
+	return rootlessImage(t, dir, false)
+}
+
 // fileCapability is the extended attribute of a file whose program has one
 // capability, in effect from its start: Linux's vfs_cap_data, version 2.
 func fileCapability(number int) string {
@@ -154,12 +160,12 @@ func TestRootlessBuilderBuildsAndPushes(t *testing.T) {
 // Where it cannot work, the run says why and what the operator can do.
 func TestRootlessBuilderThatCannotBuildSaysWhatToDo(t *testing.T) {
 	for name, test := range map[string]struct {
-		image   func(t *testing.T, dir string) string // nil: one for privileged builders
+		image   func(*testing.T, string) string // nil: one for privileged builders
 		enforce string
 		says    []string
 	}{
 		"users cannot be mapped": {
-			func(t *testing.T, dir string) string { return rootlessImage(t, dir, false) }, "",
+			incapableImage, "",
 			[]string{
 				"with exit code 1.", "newuidmap", "operation not permitted",
 				"does not let them map users", "user.max_user_namespaces", "ROPEWALK_BUILDER_PRIVILEGED=true",

@@ -99,7 +99,7 @@ func speaker(pod PodSight) (name string, wrote bool) {
 // eventLag is when the event that explains a pod's state is looked for again:
 // they are written apart, and those of a busy node queue up behind each other. It
 // is looked for at once and four times more, within 7.5 s.
-var eventLag = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 5}
+var eventLag = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 5} //nolint:gochecknoglobals // it never changes
 
 // warnings lists the warning events about a pod. For an end that the cluster
 // tells of by an event for certain, it waits for one a little.

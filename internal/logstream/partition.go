@@ -133,8 +133,7 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 			return Delivery{}, fmt.Errorf("read the stream of logs: %w", err)
 		}
 		delivery, err := deliveryOf(message)
-		var stray *strayError
-		if errors.As(err, &stray) {
+		if stray, ok := errors.AsType[*strayError](err); ok {
 			// If that gets lost, it comes again, and is counted twice.
 			_ = message.TermWithReason("stray: " + stray.reason)
 			r.stray(stray.reason, err)

@@ -263,6 +263,13 @@ func (c *counter) Lost(reason string) {
 	c.lost = append(c.lost, reason)
 }
 
+// gaps are the reasons that were counted so far.
+func (c *counter) gaps() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.lost)
+}
+
 func (c *counter) Waiting(delta int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

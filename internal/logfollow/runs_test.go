@@ -75,8 +75,8 @@ func TestALogWhosePodWentAwayUnfollowedComesToItsEnd(t *testing.T) {
 		_, stop := following(t, to, counts, jobs)
 		defer stop()
 		<-time.After(time.Hour)
-		if len(counts.lost) != 0 {
-			t.Errorf("a pod that is there was given up: %v", counts.lost)
+		if len(counts.gaps()) != 0 {
+			t.Errorf("a pod that is there was given up: %v", counts.gaps())
 		}
 		// Whoever waits for room in the stream may have lines of it.
 		jobs.gone.Store(true)
@@ -88,12 +88,12 @@ func TestALogWhosePodWentAwayUnfollowedComesToItsEnd(t *testing.T) {
 		to.full = false
 		to.mu.Unlock()
 		<-time.After(3 * time.Minute)
-		if len(counts.lost) != 0 {
-			t.Errorf("it was given up when there had just been no room: %v", counts.lost)
+		if len(counts.gaps()) != 0 {
+			t.Errorf("it was given up when there had just been no room: %v", counts.gaps())
 		}
 		<-time.After(7 * time.Minute)
-		if text, gaps := to.text(t); text != "a\n" || gaps != 1 || !slices.Equal(counts.lost, []string{logfollow.LostGone}) {
-			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.lost)
+		if text, gaps := to.text(t); text != "a\n" || gaps != 1 || !slices.Equal(counts.gaps(), []string{logfollow.LostGone}) {
+			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.gaps())
 		}
 		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended {
 			t.Errorf("%+v, %v", place, err)
@@ -137,8 +137,8 @@ func TestAFollowerThatWasOvertakenComesBack(t *testing.T) {
 		jobs.source.end()
 		release(true)
 		<-time.After(10 * time.Second)
-		if text, gaps := to.text(t); text != "a\nb\nc\nd\n" || gaps != 0 || len(counts.lost) != 0 {
-			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.lost)
+		if text, gaps := to.text(t); text != "a\nb\nc\nd\n" || gaps != 0 || len(counts.gaps()) != 0 {
+			t.Errorf("%q with %d gaps, counted %v", text, gaps, counts.gaps())
 		}
 		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended || overtaken < 2 {
 			t.Errorf("%+v, %v", place, err)

@@ -212,9 +212,12 @@ func (p *placedLogs) Gone(ctx context.Context, log logevent.Log) (bool, error) {
 		case record.Attempt <= log.Attempt && !record.State.Final():
 			return false, nil
 		default:
-			// Opens the watch, so that the namespace is among the others.
-			if _, err := p.in(record.Namespace); err != nil {
+			pods, err := p.in(record.Namespace)
+			if err != nil {
 				return false, err
+			}
+			if record.Attempt == log.Attempt { // or it may have been elsewhere
+				return pods.Gone(ctx, log.Pod)
 			}
 		}
 	}

@@ -121,7 +121,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 // replay's: because the queue is full, or the attempt is cancelled while it
 // waits.
 func (d *Dispatcher) keepCorrected(ctx context.Context, due run.Due, request run.Request) error {
-	if due.Correction == nil || due.Correction.Request == nil || len(request.SecretEnv) == 0 {
+	if due.Correction == nil || due.Correction.Request == nil || !request.HasSecrets() {
 		return nil
 	}
 	data, err := request.Encode()
@@ -178,7 +178,11 @@ func (d *Dispatcher) request(ctx context.Context, record run.Run, correction *ru
 			request = published
 			request.ID, request.Queue = record.ID, record.Queue
 		}
-		request = request.WithSecrets(published)
+		whole, ok := request.WithSecrets(published)
+		if !ok {
+			return run.Request{}, &unfitError{"the request that was kept lacks secrets of the one on record; replay it with its request anew"}
+		}
+		request = whole
 	}
 	request, err := request.Correct(correction)
 	if err == nil {

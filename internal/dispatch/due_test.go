@@ -267,6 +267,28 @@ func TestACorrectedSecretSurvivesACancelledReplay(t *testing.T) {
 	w.hasSecret(w.queued("r", 3), "new")
 }
 
+// What was kept of the request before has other secrets.
+func TestACorrectedSecretOfABuildSurvivesACancelledReplay(t *testing.T) {
+	w := newWorld(t)
+	dispatcher := w.dispatcher("one")
+	w.failWithSecret(dispatcher)
+	due := corrected()
+	due.Correction.Request = []byte(`{"version": 1, "image": {"build": {"dockerfile": "FROM a", "secrets": {"netrc": "new"}}}, "command": ["true"]}`)
+	if err := dispatcher.Due(t.Context(), due); err != nil {
+		t.Fatal(err)
+	}
+	if err := dispatcher.Cancel(t.Context(), run.Cancellation{Queue: "default", ID: "r", Attempt: 2, RequestedAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := dispatcher.Due(t.Context(), run.Due{Queue: "default", ID: "r", Attempt: 3}); err != nil {
+		t.Fatal(err)
+	}
+	request, err := run.Decode(w.queued("r", 3).Data)
+	if err != nil || len(request.SecretEnv) != 0 || request.Image.Build == nil || request.Image.Build.Secrets["netrc"].Reveal() != "new" {
+		t.Errorf("attempt 3 is to do %+v, %v", request, err)
+	}
+}
+
 func TestACorrectedSecretSurvivesAFullQueue(t *testing.T) {
 	w := newWorld(t)
 	// What is tried again in half a minute is due at once.

@@ -32,6 +32,9 @@ const mostTries = 5
 // guesses a short secret could prove it by the hash. Their ids count, because a
 // Dockerfile may do without one that is not there.
 func ContentHash(build run.Build) string {
+	if len(build.BuildArgs) == 0 {
+		build.BuildArgs = nil // {} is as good as none, and a record keeps none
+	}
 	text, err := json.Marshal(struct {
 		Format     int
 		Dockerfile string
@@ -75,10 +78,14 @@ func (r *Resolver) target(wanted run.ImageRequest) (target, error) {
 		return t, invalid("image.build.name", "makes no image reference below %s: %v", r.config.Builder.Registry, err)
 	}
 	t.image = parsed.(name.Tag) // it has a tag and no digest
+	// Where builds go that have no name, the operator has said; but a queue that
+	// is held to images of its own neither runs nor makes those of others.
+	refusal := r.refusesOfQueue(t.image.Context(), wanted)
 	if build.Name != "" {
-		if refusal := r.refuses(t.image.Context(), wanted); refusal != "" {
-			return t, policyRefused("%s", refusal)
-		}
+		refusal = r.refuses(t.image.Context(), wanted)
+	}
+	if refusal != "" {
+		return t, policyRefused("%s", refusal)
 	}
 	if tagged && tag != t.hash {
 		if ownTag.MatchString(tag) {
@@ -138,7 +145,7 @@ func (r *Resolver) build(ctx context.Context, wanted run.ImageRequest, waits fun
 			}
 			trouble = "the builder reported success, but the registry does not have the image"
 		} else if !seen.Reason.Infrastructure() && !r.config.Builder.outdated(seen, wanted) {
-			return "", r.config.Builder.failure(ctx, job, t, seen)
+			return "", r.config.Builder.failure(ctx, job, t, build, seen)
 		} else {
 			trouble = seen.Message
 		}
@@ -187,8 +194,9 @@ func (b *Builder) outdated(seen run.Observation, wanted run.ImageRequest) bool {
 	return wanted.Attempt > 1 || time.Since(seen.FinishedAt) > b.FailureMemory
 }
 
-// failure is what the waiters of a failed build are told, with its last lines.
-func (b *Builder) failure(ctx context.Context, job run.Job, t target, seen run.Observation) error {
+// failure is what the waiters of a failed build are told, with its last lines, in
+// which a program may have shown one of the secrets.
+func (b *Builder) failure(ctx context.Context, job run.Job, t target, build run.Build, seen run.Observation) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -201,6 +209,7 @@ func (b *Builder) failure(ctx context.Context, job run.Job, t target, seen run.O
 		happened += ": " + strings.TrimSpace(message)
 	}
 	words, err := b.Jobs.LastWords(ctx, job)
+	words = redact(words, build.Secrets)
 	if advice := b.advice(happened + "\n" + words); advice != "" {
 		happened += " " + advice
 	}
@@ -231,6 +240,22 @@ func (b *Builder) advice(said string) string {
 			"or ROPEWALK_BUILDER_PRIVILEGED be true, which lets builders run with the rights of root on their node."
 	}
 	return ""
+}
+
+// shortSecret is what is too short to be looked for: it would be found everywhere.
+const shortSecret = 4
+
+// redact hides the values of secrets. Programs quote them by the line, as in the
+// address that could not be reached.
+func redact(text string, secrets map[string]run.Secret) string {
+	for _, secret := range secrets {
+		for line := range strings.Lines(secret.Reveal()) {
+			if line = strings.TrimSpace(line); len(line) >= shortSecret {
+				text = strings.ReplaceAll(text, line, run.Redacted)
+			}
+		}
+	}
+	return text
 }
 
 // lastLines bounds what is quoted of a build.

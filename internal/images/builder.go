@@ -239,7 +239,9 @@ func credentials(ctx context.Context, registries *registries, build run.Build, t
 	}
 	places := []name.Repository{t.image.Context()}
 	for _, from := range fromPattern.FindAllStringSubmatch(build.Dockerfile, -1) {
-		if base, err := registries.parse(from[1]); err == nil {
+		base, err := registries.parse(from[1])
+		known := func(place name.Repository) bool { return place.RegistryStr() == base.Context().RegistryStr() }
+		if err == nil && len(places) < mostRegistries && !slices.ContainsFunc(places, known) {
 			places = append(places, base.Context())
 		}
 	}
@@ -264,6 +266,10 @@ func credentials(ctx context.Context, registries *registries, build run.Build, t
 	return json.Marshal(map[string]any{"auths": auths})
 }
 
+// mostRegistries bounds how many registries one build is logged in to; each may
+// have to be asked for a token.
+const mostRegistries = 20
+
 // secretFile keeps the ids that callers choose apart from the builder's files.
 func secretFile(id string) string { return "secret-" + id }
 
@@ -284,7 +290,9 @@ func (b *Builder) script(build run.Build, t target) string {
 	for _, id := range slices.Sorted(maps.Keys(build.Secrets)) {
 		words = append(words, "--secret=id="+id+",src="+mounted+"/"+secretFile(id))
 	}
-	if b.CacheInRegistry {
+	// Layers are kept by the steps that made them, whatever secrets these had, and
+	// for whoever builds in the same repository.
+	if b.CacheInRegistry && len(build.Secrets) == 0 {
 		cache := t.image.Context().Tag(cacheTag).Name()
 		words = append(words, "--import-cache=type=registry,ref="+cache,
 			// A cache that cannot be written is no reason to fail.

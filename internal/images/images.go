@@ -213,6 +213,11 @@ func (r *Resolver) refuses(repository name.Repository, wanted run.ImageRequest) 
 	if refusal := r.config.Policy.refuses(repository); refusal != "" {
 		return refusal
 	}
+	return r.refusesOfQueue(repository, wanted)
+}
+
+// refusesOfQueue is refuses by the patterns of the run's queue alone.
+func (r *Resolver) refusesOfQueue(repository name.Repository, wanted run.ImageRequest) string {
 	return NewPolicy(wanted.Allow, wanted.Deny).ofQueue().refuses(repository)
 }
 

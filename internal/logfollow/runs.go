@@ -3,7 +3,6 @@ package logfollow
 import (
 	"context"
 	"errors"
-	"io"
 	"sync"
 	"time"
 
@@ -30,16 +29,6 @@ type Jobs interface {
 // run had ended. While a run is under way, whoever adopts it follows its logs.
 const sweepInterval = 30 * time.Second
 
-const (
-	// abandonedInterval is how often logs are looked for whose pods went away
-	// while nobody followed them. Each look reads the headers of the newest
-	// message of every log of the last two weeks.
-	abandonedInterval = 2 * time.Minute
-	// abandonedAfter is how long nothing must have come of such a log: much
-	// longer than a follower that still has lines of it takes to publish them.
-	abandonedAfter = 5 * time.Minute
-)
-
 // Runs follows the logs of the runs that this process holds, and brings to
 // their end the logs that somebody has left unfinished.
 type Runs struct {
@@ -57,9 +46,6 @@ type Runs struct {
 	// drained has the logs that are known to have their end on the stream
 	// and are still in the cluster.
 	drained map[logevent.Log]struct{}
-
-	// fullAt is when the stream was last seen without room. Only Run uses it.
-	fullAt time.Time
 }
 
 // task is a Job to follow until it is over. Several may wait for one: a build
@@ -162,8 +148,7 @@ func (r *Runs) Run(ctx context.Context) error {
 	defer all.Wait()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	looking := time.NewTicker(abandonedInterval)
-	defer looking.Stop()
+	all.Go(func() { r.lookForAbandoned(ctx, &all) })
 	for {
 		select {
 		case t := <-r.begin:
@@ -171,8 +156,6 @@ func (r *Runs) Run(ctx context.Context) error {
 		case <-ticker.C:
 			r.leave()
 			r.sweep(ctx, &all)
-		case <-looking.C:
-			r.abandoned(ctx, &all)
 		case <-ctx.Done():
 			return nil
 		}
@@ -233,48 +216,6 @@ func (r *Runs) sweep(ctx context.Context, all *sync.WaitGroup) {
 		}
 	}
 }
-
-// abandoned brings the logs to their ends whose pods went away while nobody
-// followed them: a gap says that lines may be missing, and nobody waits for more.
-// Where the stream has been full, followers may have had to wait with lines of
-// pods that are gone by now; they go first.
-func (r *Runs) abandoned(ctx context.Context, all *sync.WaitGroup) {
-	err := r.follower.config.Stream.Unended(ctx, abandonedAfter, func(log logevent.Log) {
-		if time.Since(r.fullAt) < abandonedAfter || r.following(log) {
-			return
-		}
-		gone, err := r.jobs.Gone(ctx, log)
-		switch {
-		case gone:
-			r.start(ctx, log, removed{}, all)
-		case err != nil && ctx.Err() == nil:
-			r.log.Warn().Err(err).Str("log", log.String()).Msg("cannot find out whether a log goes on")
-		}
-	})
-	switch {
-	case errors.Is(err, logevent.ErrFull):
-		r.fullAt = time.Now()
-	case err != nil && ctx.Err() == nil:
-		r.log.Warn().Err(err).Msg("cannot look for logs whose pods are gone")
-	}
-}
-
-// following tells whether a log is followed here.
-func (r *Runs) following(log logevent.Log) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, active := r.active[log]
-	return active
-}
-
-// removed is a source of which nothing is left.
-type removed struct{}
-
-func (removed) Open(context.Context, time.Time, bool) (io.ReadCloser, error) {
-	return nil, logevent.ErrGone
-}
-func (removed) Ended() bool              { return true }
-func (removed) Changed() <-chan struct{} { return nil }
 
 // start follows one log, unless that is under way.
 func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup) {

@@ -167,11 +167,8 @@ func (r *reading) skip(ctx context.Context, log logevent.Log) error {
 		return nil
 	}
 	last, err := lasting.Last(ctx, log)
-	if errors.Is(err, errors.ErrUnsupported) {
-		return nil
-	}
-	if err != nil {
-		return err
+	if err != nil { // reading all of it will say what is wrong, if anything is
+		return ctx.Err()
 	}
 	p := r.at(key(log))
 	if tail := uint64(r.query.Tail); last > tail {

@@ -136,6 +136,9 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 		if stray, ok := errors.AsType[*strayError](err); ok {
 			// If that gets lost, it comes again, and is counted twice.
 			_ = message.TermWithReason("stray: " + stray.reason)
+			if stray.reason == StraySubject { // nobody else would ever make that room
+				r.remove(ctx, message)
+			}
 			r.stray(stray.reason, err)
 			continue
 		}
@@ -147,6 +150,18 @@ func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 		r.mu.Unlock()
 		return delivery, nil
 	}
+}
+
+// remove removes a message whose subject is no log's. What stays is tried again
+// with the next one of that subject.
+func (r *PartitionReader) remove(ctx context.Context, message jetstream.Msg) {
+	metadata, err := message.Metadata()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_ = r.stream.stream.Purge(ctx, jetstream.WithPurgeSubject(message.Subject()), jetstream.WithPurgeSequence(metadata.Sequence.Stream+1))
 }
 
 // gone tells whether the server has no such consumer any more. It says so to

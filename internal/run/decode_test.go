@@ -154,8 +154,11 @@ func TestSecretsOfABuildAreShownOnTheWireOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if whole := record.WithSecrets(back); !reflect.DeepEqual(whole, request) || record.Image.Build.Secrets["netrc"].Reveal() != Redacted {
+	if whole, ok := record.WithSecrets(back); !ok || !reflect.DeepEqual(whole, request) || record.Image.Build.Secrets["netrc"].Reveal() != Redacted {
 		t.Errorf("the record with its secrets is %+v", whole)
+	}
+	if _, ok := record.WithSecrets(Request{}); ok {
+		t.Error("a record has its secrets of a request that lacks them")
 	}
 	clone := request.Clone()
 	clone.Image.Build.Secrets["netrc"], clone.Image.Build.BuildArgs["A"], clone.Image.Build.Name = "", "", ""

@@ -46,8 +46,9 @@ type Build struct {
 	// readable in the image's history: they are no place for secrets.
 	BuildArgs map[string]string `json:"buildArgs,omitempty"`
 	// Secrets are for the Dockerfile's RUN --mount=type=secret,id=…, by id.
-	// Their values are in no Job, log, record or image, and decide nothing
-	// about which image it is: two builds that differ in them alone are one.
+	// Their values are in no Job, log, record or image, unless the Dockerfile
+	// puts them there, and decide nothing about which image it is: two builds
+	// that differ in them alone are one.
 	Secrets map[string]Secret `json:"secrets,omitempty"`
 	// Platform is what the image is for, such as "linux/arm64"; left out, what
 	// the node that builds it is.

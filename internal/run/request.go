@@ -213,15 +213,31 @@ func (r Request) HasSecrets() bool {
 	return len(r.SecretEnv) > 0 || r.Image.Build != nil && len(r.Image.Build.Secrets) > 0
 }
 
-// WithSecrets returns the request, as a record has it, with the secrets of the
-// same request as it was published.
-func (r Request) WithSecrets(published Request) Request {
+// WithSecrets returns the request, as a record has it, with the values of its
+// secrets from the same request as it was published. It reports whether that has
+// all of them: what stands in a record in their place must never be used.
+func (r Request) WithSecrets(published Request) (whole Request, all bool) {
 	r = r.Clone()
-	r.SecretEnv = maps.Clone(published.SecretEnv)
-	if r.Image.Build != nil && published.Image.Build != nil {
-		r.Image.Build.Secrets = maps.Clone(published.Image.Build.Secrets)
+	all = reveals(r.SecretEnv, published.SecretEnv)
+	if r.Image.Build != nil {
+		var secrets map[string]Secret
+		if published.Image.Build != nil {
+			secrets = published.Image.Build.Secrets
+		}
+		all = reveals(r.Image.Build.Secrets, secrets) && all
 	}
-	return r
+	return r, all
+}
+
+// reveals puts the values of secrets in their place, and reports whether each has
+// one.
+func reveals(hidden, secrets map[string]Secret) bool {
+	all := true
+	for name := range hidden {
+		value, ok := secrets[name]
+		hidden[name], all = value, all && ok
+	}
+	return all
 }
 
 // Hash tells requests apart: hexadecimal SHA-256 of everything but the values

@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -94,13 +95,17 @@ func (g *gathered) remembered() time.Duration {
 // purged now is with the next purge.
 func (p *partition) settle(ctx context.Context, g *gathered) error {
 	g.told = p.config.Now()
+	if len(g.stored) == 0 {
+		return nil
+	}
 	limited, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
 	before, ends := split(g.stored)
+	// What was gathered since then is in no sink: purged, it could not come again.
+	last := slices.MaxFunc(g.stored, func(a, b batch) int { return cmp.Compare(a.version, b.version) }).version
 	err := p.tell(limited, before)
 	if err == nil {
-		g.stored = slices.DeleteFunc(g.stored, func(b batch) bool { return !b.end })
-		err = p.source.Purge(limited, g.log, g.version)
+		err = p.source.Purge(limited, g.log, last)
 	}
 	if err == nil {
 		err = p.tell(limited, ends)

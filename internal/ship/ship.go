@@ -172,7 +172,6 @@ type gathered struct {
 	ended       bool
 	// finished: the sink has the log to its end.
 	finished bool
-	version  uint64
 	// gathered has the batches whose lines are held, stored those that are
 	// kept and of which the source does not know that yet; it was last told so
 	// at told.
@@ -236,7 +235,6 @@ func (p *partition) take(ctx context.Context, d Delivery) error {
 	}
 	g.used = p.config.Now()
 	if g.finished {
-		g.version = max(g.version, d.Version)
 		g.stored = append(g.stored, batchOf(d))
 		return p.settle(ctx, g)
 	}
@@ -266,7 +264,6 @@ func (p *partition) absorb(g *gathered, d Delivery) {
 		}
 	}
 	p.hold(len(d.Batch.Lines), d.Size)
-	g.version = max(g.version, d.Version)
 	g.ended = g.ended || d.Batch.End
 	g.gathered = append(g.gathered, batchOf(d))
 }

@@ -105,6 +105,8 @@ type source struct {
 	mu         sync.Mutex
 	kept       []uint64
 	purged     uint64
+	// deaf, if set, is what it says of what is kept.
+	deaf error
 	// floor is the version up to which all was confirmed.
 	floor uint64
 }
@@ -129,6 +131,9 @@ func (s *source) Confirmed(_ context.Context, version uint64) (bool, error) {
 func (s *source) Kept(_ context.Context, versions []uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.deaf != nil {
+		return s.deaf
+	}
 	s.kept = append(s.kept, versions...)
 	return nil
 }
@@ -234,6 +239,29 @@ func TestNothingIsConfirmedWhileTheSinkIsDown(t *testing.T) {
 		synctest.Wait()
 		if kept := from.confirmed(); !slices.Equal(kept, []uint64{1}) || !to.over() {
 			t.Errorf("confirmed %v, finished %v", kept, to.over())
+		}
+	})
+}
+
+// What is told later is told of what the sink has, not of what came meanwhile:
+// that would be nowhere any more if we died now.
+func TestWhatIsInNoSinkIsNotRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, from := newSink(), newSource()
+		defer running(t, to, from)()
+		from.deaf = errors.New("no answer")
+		from.give(1, 150, false, false)
+		synctest.Wait()
+		from.mu.Lock()
+		from.deaf = nil
+		from.mu.Unlock()
+		from.give(151, 5, false, false)
+		<-time.After(5 * time.Second)
+		synctest.Wait()
+		from.mu.Lock()
+		defer from.mu.Unlock()
+		if !slices.Equal(to.did(), []string{"put 1-150"}) || !slices.Equal(from.kept, []uint64{1}) || from.purged != 1 {
+			t.Errorf("%v, confirmed %v, purged to %d", to.did(), from.kept, from.purged)
 		}
 	})
 }

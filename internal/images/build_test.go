@@ -270,6 +270,7 @@ func TestNamesThatABuildMayNotHave(t *testing.T) {
 		"the hash of another build":       {"runner:" + ContentHash(other), run.ImageRequest{}, "", "kept for what Ropewalk builds"},
 		"the layers' cache":               {"runner:" + cacheTag, run.ImageRequest{}, "", "kept for what Ropewalk builds"},
 		"a repository out of the queue's": {"team-b/runner", run.ImageRequest{Allow: []string{p.host + "/built/team-a/**"}}, run.PolicyRefused, "its queue's --image-allow"},
+		"no name, beside the queue's":     {"", run.ImageRequest{Allow: []string{p.host + "/built/team-a/**"}}, run.PolicyRefused, "its queue's --image-allow"},
 		"one that the queue refuses":      {"team-b/runner", run.ImageRequest{Deny: []string{"**/team-b/**"}}, run.PolicyRefused, "its queue's --image-deny"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +295,7 @@ func TestNamesThatABuildMayNotHave(t *testing.T) {
 
 func TestBuilderJobShowsNothingOfTheBuild(t *testing.T) {
 	p := newPlace(t)
-	r, c := building(t, p, p.pushes(t))
+	r, c := building(t, p, p.pushes(t), p.pushes(t))
 	r.config.Builder.CacheInRegistry = true
 	r.config.Builder.PlainHTTP, r.config.Builder.Mirrors = []string{p.host}, map[string]string{"docker.io": "mirror.example.com"}
 	build := run.Build{Dockerfile: "FROM scratch\n# in the Dockerfile\n", BuildArgs: map[string]string{"TOKEN": "it's an argument"}, Platform: "linux/arm64", Secrets: map[string]run.Secret{"netrc": "hunter2"}}
@@ -314,10 +315,21 @@ func TestBuilderJobShowsNothingOfTheBuild(t *testing.T) {
 	if strings.Contains(script, "hunter2") || string(c.secret.Data["secret-netrc"]) != "hunter2" {
 		t.Errorf("the build's secret is not in a file of its own:\n%s", script)
 	}
-	for _, part := range []string{`'--opt=build-arg:TOKEN=it'\''s an argument'`, "'--opt=platform=linux/arm64'", "'--secret=id=netrc,src=/ropewalk/secret-netrc'", "push=true", "ref=" + p.host + "/built/runner:buildcache"} {
+	for _, part := range []string{`'--opt=build-arg:TOKEN=it'\''s an argument'`, "'--opt=platform=linux/arm64'", "'--secret=id=netrc,src=/ropewalk/secret-netrc'", "push=true"} {
 		if !strings.Contains(script, part) {
 			t.Errorf("the script lacks %s:\n%s", part, script)
 		}
+	}
+	// Others would find the layers that a secret has opened.
+	if strings.Contains(script, "-cache=") {
+		t.Errorf("a build with secrets has a cache:\n%s", script)
+	}
+	build.Secrets = nil
+	if _, err := r.Resolve(t.Context(), wants(run.Image{Build: &build}), quiet); err != nil {
+		t.Fatal(err)
+	}
+	if script := string(c.secret.Data["build.sh"]); strings.Count(script, "ref="+p.host+"/built/runner:buildcache") != 2 {
+		t.Errorf("a build without has none:\n%s", script)
 	}
 	want := fmt.Sprintf("[registry.%q]\n  http = true\n[registry.\"docker.io\"]\n  mirrors = [\"mirror.example.com\"]\n", p.host)
 	if got := string(c.secret.Data["buildkitd.toml"]); got != want {
@@ -386,5 +398,19 @@ func TestCheckSaysWhatWouldHappen(t *testing.T) {
 	}
 	if v := check(run.Image{Reference: "example.com/a:1"}); v.Outcome != Reused || v.Image != "example.com/a:1" {
 		t.Errorf("of a reference: %+v", v)
+	}
+}
+
+func TestSecretsAreHiddenInTheWordsOfAFailedBuild(t *testing.T) {
+	for name, test := range map[string]struct{ secret, said, want string }{
+		"as it is":            {"hunter2\n", "cannot reach https://hunter2@host/x", "cannot reach https://[redacted]@host/x"},
+		"one line of several": {"machine h\npassword hunter2\n", "got password hunter2", "got [redacted]"},
+		"too short to find":   {"a", "a banana", "a banana"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := redact(test.said, map[string]run.Secret{"id": run.Secret(test.secret)}); got != test.want {
+				t.Errorf("%q; want %q", got, test.want)
+			}
+		})
 	}
 }

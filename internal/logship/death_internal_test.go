@@ -168,7 +168,7 @@ func dieBeforeEach(t *testing.T, settings *config.Config, read func(t *testing.T
 	go func() { ended <- Run(ctx, js, settings, sink, metrics.New("test"), zerolog.Nop()) }()
 	for before := range deathSteps {
 		t.Logf("before step %d", before)
-		awaitClean(t, js, before, 0)
+		awaitClean(t, js, before)
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -230,9 +230,9 @@ func shipUntil(t *testing.T, stream *logstream.Stream, log logevent.Log, sink sh
 	return shipper.Run(ctx, mortalSource{source{reader}, doomed})
 }
 
-// awaitClean waits until a partition holds nothing but the ends of two logs and so
-// many strays, and nobody owes it anything.
-func awaitClean(t *testing.T, js jetstream.JetStream, partition, strays int) {
+// awaitClean waits until a partition holds nothing but the ends of two logs, and
+// nobody owes it anything.
+func awaitClean(t *testing.T, js jetstream.JetStream, partition int) {
 	t.Helper()
 	subjects := logstream.PartitionSubject(partition) + ">"
 	stream, err := js.Stream(t.Context(), logstream.Name)
@@ -256,7 +256,7 @@ func awaitClean(t *testing.T, js jetstream.JetStream, partition, strays int) {
 		if err == nil {
 			info = *consumer.CachedInfo()
 		}
-		if err == nil && left == 2+strays && info.NumPending == 0 && info.NumAckPending == 0 {
+		if err == nil && left == 2 && info.NumPending == 0 && info.NumAckPending == 0 {
 			return
 		}
 		if time.Now().After(deadline) {

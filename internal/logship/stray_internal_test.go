@@ -66,7 +66,7 @@ func TestStraysHoldUpNoLog(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, js, settings, sink, counter, zerolog.New(zerolog.SyncWriter(&said))) }()
-	awaitClean(t, js, logstream.Partition("r"), 0)
+	awaitClean(t, js, logstream.Partition("r"))
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

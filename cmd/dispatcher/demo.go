@@ -56,6 +56,11 @@ func (a *app) demo(ctx context.Context) (err error) {
 		return fmt.Errorf("make a folder for the demonstration: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// Whatever archive is set is not for these: their ids repeat every time.
+	if settings.Logs.Archive, err = devArchive(dir); err != nil {
+		return err
+	}
+	settings.Logs.ShipAge = time.Second
 	const quiet = "warn"
 	log := logging.New(a.stderr, quiet, settings.Log.Format)
 	dev, err := startDev(ctx, settings, devOptions{dataDir: dir, natsAddr: "127.0.0.1:0"}, log)

@@ -102,6 +102,14 @@ func (u *underWay) check() bool {
 	return true
 }
 
+// wants reports whether a run that is wanted since an attempt is to be stopped.
+func (u *underWay) wants(first int) bool {
+	u.all.mu.Lock()
+	defer u.all.mu.Unlock()
+	wanted, ok := u.all.wanted[u.key]
+	return ok && wanted.attempt >= first
+}
+
 // since tells since which attempt the run is wanted, as its record says.
 func (u *underWay) since(first int) {
 	u.all.mu.Lock()
@@ -181,9 +189,10 @@ func (d *Dispatcher) cancelQueued(ctx context.Context, record run.Run, write fun
 
 // cancelRetry ends a run that was found under way here when somebody wished it
 // stopped, and has just become one that waits for its next attempt: nobody else
-// would stop it before that attempt is due.
+// would stop it before that attempt is due. One that was replayed since that wish
+// goes on.
 func (d *Dispatcher) cancelRetry(ctx context.Context, h *handling) {
-	if h.record.State != run.Queued {
+	if h.record.State != run.Queued || !h.underWay.wants(h.record.FirstAttempt) {
 		return
 	}
 	err := h.persist(ctx, func() error {

@@ -105,6 +105,26 @@ func TestALaterAttemptIsNotCancelledByAnOldWish(t *testing.T) {
 	decided(t, decision, run.Done)
 }
 
+// The message of a cancelled attempt comes again, because its dispatcher died
+// before it had acknowledged it, when the run is wanted again.
+func TestAReplayIsNotCancelledByTheWishBefore(t *testing.T) {
+	w := newWorld(t)
+	dispatcher := w.dispatcher("one")
+	if err := dispatcher.Cancel(t.Context(), cancellation("r")); err != nil {
+		t.Fatal(err)
+	}
+	first := delivery(t, "r", nil)
+	decided(t, begin(t.Context(), dispatcher, first), run.Done)
+	if err := dispatcher.Due(t.Context(), run.Due{Queue: "default", ID: "r", Attempt: 2}); err != nil {
+		t.Fatal(err)
+	}
+	first.Redelivered = 1
+	decided(t, begin(t.Context(), dispatcher, first), run.Done)
+	if record := w.record("r"); record.State != run.Queued || record.Attempt != 2 {
+		t.Errorf("the record is %+v", record)
+	}
+}
+
 // The dispatcher that holds the run is killed at each step; the one that comes
 // after it brings the cancellation to its end, and no Job is left.
 func TestACancellationOutlivesTheDispatcher(t *testing.T) {

@@ -74,7 +74,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	default:
 		// What we were told of the record may be older than what whoever
 		// asked for the attempt has seen.
-		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d: %w", due.Attempt, record.State, record.Attempt, run.ErrConflict)
+		return fmt.Errorf("attempt %d is due, but the run is %s at attempt %d: %w", due.Attempt, record.State, record.Attempt, run.ErrContradicted)
 	}
 	request, err := d.request(ctx, record, due.Correction)
 	if unfit, ok := errors.AsType[*unfitError](err); ok {
@@ -83,8 +83,11 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	if err != nil {
 		return err
 	}
+	before := record
 	if replayed {
-		if err := d.keepCorrected(ctx, due, request); err != nil {
+		if err := d.keepCorrected(ctx, due, request); errors.Is(err, run.ErrTooLarge) {
+			return d.refuse(ctx, before, revision, tooLarge)
+		} else if err != nil {
 			return err
 		}
 		now := d.config.Now().UTC()
@@ -100,9 +103,14 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	record.Message = ""
 	// The record goes first: should we end here, the attempt is due again and
 	// is found waiting.
-	if revision, err = d.update(ctx, record, revision, request); err != nil {
+	next, err := d.update(ctx, record, revision, request)
+	if errors.Is(err, run.ErrTooLarge) {
+		return d.refuse(ctx, before, revision, tooLarge)
+	}
+	if err != nil {
 		return err
 	}
+	revision = next
 	err = d.config.Later.Queue(ctx, request, due.Attempt)
 	var refused *run.InvalidError
 	switch {
@@ -153,6 +161,9 @@ func (d *Dispatcher) update(ctx context.Context, record run.Run, revision uint64
 type unfitError struct{ why string }
 
 func (e *unfitError) Error() string { return e.why }
+
+// tooLarge is said of what would be tried for ever.
+var tooLarge = &unfitError{"it is larger than the NATS server takes; make the request smaller, or raise max_payload on the server"} //nolint:gochecknoglobals // it never changes
 
 // request puts together what the next attempt of a run is to do: the request
 // on record, with its secrets, and what a replay corrects in it.

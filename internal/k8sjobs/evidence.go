@@ -105,15 +105,12 @@ var eventLag = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 
 // tells of by an event for certain, it waits for one a little.
 func (l *Launcher) warnings(ctx context.Context, pod PodSight, reason run.Reason) (events []*corev1.Event, err error) {
 	expected := reason == run.ImagePullFailed || reason == run.InvalidPodSpec || reason == run.Unschedulable
-	err = wait.ExponentialBackoffWithContext(ctx, eventLag, func(ctx context.Context) (done bool, err error) {
+	_ = wait.ExponentialBackoffWithContext(ctx, eventLag, func(ctx context.Context) (done bool, _ error) {
 		limited, cancel := context.WithTimeout(ctx, evidenceTimeout)
 		defer cancel()
 		events, err = l.listWarnings(limited, pod)
-		return len(events) > 0 || !expected, err
-	})
-	if wait.Interrupted(err) && ctx.Err() == nil {
-		err = nil // none came
-	}
+		return len(events) > 0 || !expected || err != nil, nil
+	}) // that none came is no error
 	return events, err
 }
 

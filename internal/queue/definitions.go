@@ -426,10 +426,7 @@ func (d *Definitions) Delete(ctx context.Context, name string) error {
 	// Nothing can come in any more. What has come in while we looked, a replay
 	// for one, would wait for ever.
 	if err := d.hasNo(ctx, name, underWay(name)); err != nil {
-		if _, inUse := errors.AsType[*InUseError](err); inUse {
-			return errors.Join(err, d.put(ctx, definition, 0))
-		}
-		return err
+		return errors.Join(err, d.put(context.WithoutCancel(ctx), definition, 0))
 	}
 	if err := d.js.DeleteConsumer(ctx, Stream, ConsumerPrefix+name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete the consumer of queue %s: %w", name, err)

@@ -107,7 +107,7 @@ func (d *Due) takes(ctx context.Context, queue string, attempt int) (bool, error
 
 // Consume hands every attempt that is due to handle, until ctx ends. One that
 // handle cannot deal with now comes again, until it can: a run waits for it. Only
-// one that keeps contradicting the run's record ([run.ErrConflict]) is dropped in
+// one that keeps contradicting the run's record ([run.ErrContradicted]) is dropped in
 // the end.
 func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(context.Context, run.Due) error) error {
 	return d.attendant(log, handle).run(ctx)
@@ -116,7 +116,7 @@ func (d *Due) Consume(ctx context.Context, log zerolog.Logger, handle func(conte
 func (d *Due) attendant(log zerolog.Logger, handle func(context.Context, run.Due) error) *attendant {
 	return &attendant{
 		js: d.js, durable: dueConsumer, description: "Ropewalk: attempts that are due", subjects: DueSubjects + ">", log: log,
-		hopeless: func(err error) bool { return errors.Is(err, run.ErrConflict) },
+		hopeless: func(err error) bool { return errors.Is(err, run.ErrContradicted) },
 		handle: func(ctx context.Context, message jetstream.Msg) error {
 			var due run.Due
 			err := json.Unmarshal(message.Data(), &due)

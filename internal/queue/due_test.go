@@ -22,7 +22,8 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 		dropped bool
 	}{
 		"an outage":                         {errors.New("no answer"), false},
-		"what contradicts the run's record": {run.ErrConflict, true},
+		"a record that changed meanwhile":   {run.ErrConflict, false},
+		"what contradicts the run's record": {run.ErrContradicted, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, js := natstest.Start(t)

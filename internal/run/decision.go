@@ -121,6 +121,8 @@ var (
 	ErrNotFound = errors.New("no such run")
 	// ErrConflict: somebody else has changed the record since it was read.
 	ErrConflict = errors.New("the run's record has changed meanwhile")
+	// ErrContradicted: an attempt does not follow from what is on record.
+	ErrContradicted = errors.New("it contradicts the run's record")
 	// ErrTooLarge: the NATS server does not take a message of that size.
 	ErrTooLarge = errors.New("the request is larger than the NATS server takes")
 )

@@ -283,6 +283,9 @@ func (s *Store) own(ctx context.Context, record run.Run, value []byte) (uint64, 
 // KeepRequest keeps a request as it was published, for replay.
 func (s *Store) KeepRequest(ctx context.Context, queue, id string, data []byte) error {
 	if _, err := s.requests.Put(ctx, key(queue, id), data); err != nil {
+		if errors.Is(err, nats.ErrMaxPayload) {
+			err = run.ErrTooLarge
+		}
 		return fmt.Errorf("keep request of run %s: %w", id, err)
 	}
 	return nil

@@ -45,7 +45,7 @@ const (
 func (b *bench) neighbours(ctx context.Context, r *report) error {
 	result := &neighboursResult{}
 	for round := range b.options.Rounds {
-		for _, beside := range []struct {
+		states := []struct {
 			what      string
 			burst     int
 			comeAndGo bool
@@ -55,7 +55,9 @@ func (b *bench) neighbours(ctx context.Context, r *report) error {
 			{"alone", 0, false, &result.Alone, &result.BareAlone},
 			{"beside waiting runs", b.options.Burst, false, &result.Waiting, &result.BareWaiting},
 			{"beside runs that come and go", b.options.Burst, true, &result.Busy, &result.BareBusy},
-		} {
+		}
+		for turn := range states { // so that none always follows the busiest
+			beside := states[(round+turn)%len(states)]
 			events, bare, err := b.neighboursRound(ctx, beside.burst, beside.comeAndGo)
 			if err != nil {
 				return err

@@ -86,7 +86,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	before := record
 	if replayed {
 		if err := d.keepCorrected(ctx, due, request); errors.Is(err, run.ErrTooLarge) {
-			return d.refuse(ctx, before, revision, tooLarge)
+			return d.refuse(ctx, before, revision, errTooLargeToTry)
 		} else if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (d *Dispatcher) Due(ctx context.Context, due run.Due) error {
 	// is found waiting.
 	next, err := d.update(ctx, record, revision, request)
 	if errors.Is(err, run.ErrTooLarge) {
-		return d.refuse(ctx, before, revision, tooLarge)
+		return d.refuse(ctx, before, revision, errTooLargeToTry)
 	}
 	if err != nil {
 		return err
@@ -162,8 +162,8 @@ type unfitError struct{ why string }
 
 func (e *unfitError) Error() string { return e.why }
 
-// tooLarge is said of what would be tried for ever.
-var tooLarge = &unfitError{"it is larger than the NATS server takes; make the request smaller, or raise max_payload on the server"} //nolint:gochecknoglobals // it never changes
+// errTooLargeToTry is said of what would be tried for ever.
+var errTooLargeToTry = &unfitError{"it is larger than the NATS server takes; make the request smaller, or raise max_payload on the server"} //nolint:gochecknoglobals // it never changes
 
 // request puts together what the next attempt of a run is to do: the request
 // on record, with its secrets, and what a replay corrects in it.

@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -31,7 +32,11 @@ func checkContext(data []byte, most int64) error {
 		}
 		from = unzipped
 	}
-	bounded := &io.LimitedReader{R: from, N: most + 1}
+	begins := bufio.NewReaderSize(from, blockSize)
+	if block, _ := begins.Peek(blockSize); len(block) == blockSize && !readAlike(block) {
+		return noContext("is not a whole tar file that all programs read alike; tar --format=ustar makes one")
+	}
+	bounded := &io.LimitedReader{R: begins, N: most + 1}
 	archive := tar.NewReader(bounded)
 	links := map[string]bool{}
 	for {
@@ -53,6 +58,14 @@ func checkContext(data []byte, most int64) error {
 	}
 }
 
+// readAlike reports whether the first block of a tar file says that it is one, or
+// is of the oldest kind, which has nothing in that place. With anything else there,
+// some programs look for a compressed file instead.
+func readAlike(block []byte) bool {
+	magic := string(block[257:262])
+	return magic == "ustar" || magic == "\x00\x00\x00\x00\x00"
+}
+
 // reachesOut says why an entry would not stay in the folder that it is unpacked
 // into. Symbolic links may point anywhere, as long as nothing goes through them.
 func reachesOut(header *tar.Header, links map[string]bool) string {
@@ -67,6 +80,13 @@ func reachesOut(header *tar.Header, links map[string]bool) string {
 	local := func(name string) bool {
 		name = path.Clean(name)
 		return !path.IsAbs(name) && name != ".." && !strings.HasPrefix(name, "../")
+	}
+	for key := range header.PAXRecords {
+		// With another size than in the plain header, one program reads as
+		// headers what is a file's content to the other.
+		if key == "size" || strings.HasPrefix(key, "GNU.sparse.") || header.Typeflag == tar.TypeXGlobalHeader && key != "comment" {
+			return "has a header that programs read in different ways"
+		}
 	}
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeXGlobalHeader:

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -38,6 +39,21 @@ func packed(t *testing.T, zip bool, headers ...tar.Header) []byte {
 	return text.Bytes()
 }
 
+// changed is data with one text in the place of another of the same length, and
+// the checksum of its first block made right.
+func changed(data []byte, at int, text string) []byte {
+	data = bytes.Clone(data)
+	copy(data[at:], text)
+	const sum, sumEnd = 148, 156
+	copy(data[sum:sumEnd], "        ")
+	total := 0
+	for _, b := range data[:blockSize] {
+		total += int(b)
+	}
+	copy(data[sum:sumEnd], fmt.Sprintf("%06o\x00 ", total))
+	return data
+}
+
 type zeros struct{}
 
 func (zeros) Read(into []byte) (int, error) { clear(into); return len(into), nil }
@@ -52,6 +68,7 @@ func TestContextsThatBuildersUnpack(t *testing.T) {
 	hard := func(name, to string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to} }
 	const most = 1 << 20
 	whole := packed(t, false, file("a"), file("b"))
+	extended := packed(t, false, tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 3, PAXRecords: map[string]string{"sizx": "4"}})
 	for name, test := range map[string]struct {
 		data []byte
 		says string // "" when it is taken
@@ -75,6 +92,11 @@ func TestContextsThatBuildersUnpack(t *testing.T) {
 		"a hard link to a file above":     {packed(t, true, hard("a", "../../etc/shadow")), "file outside of the context"},
 		"a hard link through a link":      {packed(t, true, link("etc", "/etc"), hard("a", "etc/shadow")), "file outside of the context"},
 		"a device":                        {packed(t, true, tar.Header{Name: "sda", Typeflag: tar.TypeBlock}), "neither a file, a folder nor a link"},
+		"a size in two places":            {changed(extended, bytes.Index(extended, []byte("sizx=")), "size="), "read in different ways"},
+		"a header for all that follows":   {packed(t, false, tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"path": "../b"}}), "read in different ways"},
+		"what git archive writes":         {packed(t, false, tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"comment": "1f3a"}}, file("a")), ""},
+		"of no known kind":                {changed(whole, 257, "xz..."), "all programs read alike"},
+		"of the oldest kind":              {changed(whole, 257, "\x00\x00\x00\x00\x00\x00\x00\x00"), ""},
 		"little that becomes very much":   {packed(t, true, tar.Header{Name: "bomb", Typeflag: tar.TypeReg, Size: most + 1}), "when it is unpacked"},
 		"as much as there may be, nearly": {packed(t, true, tar.Header{Name: "large", Typeflag: tar.TypeReg, Size: most - 4096}), ""},
 	} {

@@ -163,7 +163,7 @@ type unfitError struct{ why string }
 func (e *unfitError) Error() string { return e.why }
 
 // errTooLargeToTry is said of what would be tried for ever.
-var errTooLargeToTry = &unfitError{"it is larger than the NATS server takes; make the request smaller, or raise max_payload on the server"} //nolint:gochecknoglobals // it never changes
+var errTooLargeToTry = &unfitError{"it is larger than the NATS server takes; make the request smaller, or raise max_payload on the server"}
 
 // request puts together what the next attempt of a run is to do: the request
 // on record, with its secrets, and what a replay corrects in it.

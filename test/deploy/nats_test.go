@@ -203,8 +203,16 @@ func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	batch := logevent.Batch{First: 1, Lines: []logevent.Line{{Seq: 1, Time: time.Now(), Text: []byte("hello")}}, End: true}
-	if _, err := written.Publish(ctx, log, batch.Encode(), place.Version, true); err != nil {
+	batch := logevent.Batch{First: 1, Lines: []logevent.Line{{Seq: 1, Time: time.Now(), Text: []byte("hello")}}}
+	version, err := written.Publish(ctx, log, batch.Encode(), place.Version, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unended []logevent.Log
+	if err := written.Unended(ctx, 0, func(log logevent.Log) { unended = append(unended, log) }); err != nil || !slices.Contains(unended, log) {
+		t.Errorf("the dispatcher finds %v, %v", unended, err)
+	}
+	if _, err := written.Publish(ctx, log, logevent.Batch{First: 2, End: true}.Encode(), version, true); err != nil {
 		t.Fatal(err)
 	}
 

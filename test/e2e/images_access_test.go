@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/crypto/bcrypt"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -262,7 +264,12 @@ func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
 	}
 	shown["the image"] = contents(t, first.Image)
 	tagged, _, _ := strings.Cut(first.Image, "@")
-	shown["the cache"] = contents(t, tagged[:strings.LastIndex(tagged, ":")]+":buildcache")
+	cache, err := name.ParseReference(tagged[:strings.LastIndex(tagged, ":")]+":buildcache", name.Insecure)
+	must(t, err)
+	_, err = remote.Head(cache, remote.WithContext(t.Context()), remote.WithTransport(passing()))
+	if answer, ok := errors.AsType[*transport.Error](err); !ok || answer.StatusCode != http.StatusNotFound {
+		t.Errorf("others may find the layers that the secret has opened: %v", err)
+	}
 	shown["the records"] = w.records.Updates("first")
 	bucket, err := w.js.KeyValue(w.within(20*time.Second), "ropewalk-runs")
 	must(t, err)
@@ -302,15 +309,20 @@ func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
 	w.onlyBuilder()
 }
 
+// passing are connections that nothing is left of.
+func passing() *http.Transport {
+	connections := remote.DefaultTransport.(*http.Transport).Clone()
+	connections.DisableKeepAlives = true
+	return connections
+}
+
 // contents is all that a registry has of an image: manifest, configuration with
 // its history, and files.
 func contents(t *testing.T, reference string) []byte {
 	t.Helper()
 	parsed, err := name.ParseReference(reference, name.Insecure)
 	must(t, err)
-	transport := remote.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableKeepAlives = true
-	image, err := remote.Image(parsed, remote.WithContext(t.Context()), remote.WithTransport(transport))
+	image, err := remote.Image(parsed, remote.WithContext(t.Context()), remote.WithTransport(passing()))
 	must(t, err)
 	all, err := image.RawManifest()
 	must(t, err)

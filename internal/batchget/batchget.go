@@ -30,6 +30,9 @@ type Request struct {
 	// LastFor asks for the last message of every subject that matches one of
 	// these, at most 1,024 in all, instead of a range.
 	LastFor []string `json:"multi_last,omitempty"`
+	// Bytes is what ends an answer, after the message that exceeds it; left out,
+	// the server's bound of what may be on its way to one client.
+	Bytes int `json:"max_bytes,omitempty"`
 }
 
 // Message is one message of a stream.
@@ -45,6 +48,10 @@ type Message struct {
 // timeout bounds one request.
 const timeout = 5 * time.Second
 
+// pageBytes ends one answer of several. An answer as large as the server's own
+// bound is where the server takes a client for too slow, and cuts it off.
+const pageBytes = 8 << 20
+
 // MostSubjects is how many subjects the server answers for at once.
 const MostSubjects = 1024
 
@@ -59,8 +66,12 @@ const (
 // answer about a range also ends at a number of bytes. One to LastFor without
 // Batch is whole.
 func Get(ctx context.Context, js jetstream.JetStream, stream string, request Request) ([]Message, error) {
+	whole := len(request.LastFor) > 0 && request.Batch == 0
+	if whole && request.Bytes == 0 {
+		request.Bytes = pageBytes
+	}
 	messages, left, err := get(ctx, js, stream, request)
-	for whole := len(request.LastFor) > 0 && request.Batch == 0; whole && left && err == nil && len(messages) > 0; {
+	for whole && left && err == nil && len(messages) > 0 {
 		request.Sequence = messages[len(messages)-1].Sequence + 1
 		var more []Message
 		more, left, err = get(ctx, js, stream, request)

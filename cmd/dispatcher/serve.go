@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -49,12 +48,7 @@ All settings come from the environment; see "dispatcher settings".`,
 				return err
 			}
 			log := logging.New(a.stderr, settings.Log.Level, settings.Log.Format)
-			if os.Getenv("GOGC") == "" {
-				// Most of what a dispatcher holds is runs that wait, so that
-				// collecting garbage three times as often costs little and
-				// keeps a third as much of it in memory.
-				debug.SetGCPercent(30)
-			}
+			go collectGarbage(cmd.Context())
 			conn, js, err := natsconn.DialPatiently(cmd.Context(), natsOptions(settings, "ropewalk-dispatcher"), log)
 			if err != nil {
 				return err

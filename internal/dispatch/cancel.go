@@ -213,7 +213,7 @@ func (h *handling) cancel(ctx context.Context) (run.Decision, error) {
 	if finished || err != nil {
 		return run.Done, err
 	}
-	h.launched()
+	h.turn.Done()
 	if err := h.patiently(ctx, func() error { return h.unlaunch(ctx) }); err != nil {
 		return "", err
 	}

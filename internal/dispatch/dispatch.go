@@ -131,17 +131,17 @@ func New(config Config) (*Dispatcher, error) {
 }
 
 // Handle takes a run to its final state, however long that takes, and says what
-// becomes of its message. It calls launched when it begins to wait for
+// becomes of its message. It is done with its turn when it begins to wait for
 // something that needs no work here. When ctx ends it leaves everything as it
 // stands and returns [run.HandBack].
 //
 // Thousands of runs are waited for at a time, each with the stack of its
 // goroutine. So the functions that are on it then leave all else to others, which
 // have returned by then or are called after.
-func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
+func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, turn run.Turn) run.Decision {
 	working, interrupt := context.WithCancelCause(ctx)
 	defer interrupt(nil)
-	h := d.begin(delivery, launched, interrupt)
+	h := d.begin(delivery, turn, interrupt)
 	defer h.underWay.end()
 	decision, err := h.handle(ctx, working)
 	decision = h.conclude(ctx, working, decision, err)
@@ -152,8 +152,8 @@ func (d *Dispatcher) Handle(ctx context.Context, delivery run.Delivery, launched
 	return decision
 }
 
-func (d *Dispatcher) begin(delivery run.Delivery, launched func(), interrupt context.CancelCauseFunc) *handling {
-	h := &handling{config: &d.config, delivery: delivery, launched: launched}
+func (d *Dispatcher) begin(delivery run.Delivery, turn run.Turn, interrupt context.CancelCauseFunc) *handling {
+	h := &handling{config: &d.config, delivery: delivery, turn: turn}
 	h.underWay = d.cancels.begin(delivery, func() { interrupt(errCancelled) })
 	return h
 }

@@ -142,12 +142,18 @@ func delivery(t *testing.T, id string, change func(*run.Request)) run.Delivery {
 	return run.Delivery{Queue: "default", ID: id, Attempt: 1, Data: data, Sequence: 1, PublishedAt: time.Now().UTC()}
 }
 
+// turn is a place that there always is.
+type turn struct{ done func() }
+
+func (turn) Await(ctx context.Context) error { return ctx.Err() }
+func (t turn) Done()                         { t.done() }
+
 // begin handles a delivery in the background; the channel gets the decision.
 func begin(ctx context.Context, d *dispatch.Dispatcher, delivery run.Delivery) <-chan run.Decision {
 	decision := make(chan run.Decision, 1)
 	go func() {
 		defer close(decision) // also when a fault ends the goroutine
-		decision <- d.Handle(ctx, delivery, func() {})
+		decision <- d.Handle(ctx, delivery, turn{done: func() {}})
 	}()
 	return decision
 }

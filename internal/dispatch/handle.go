@@ -18,7 +18,7 @@ import (
 type handling struct {
 	config   *Config
 	delivery run.Delivery
-	launched func()
+	turn     run.Turn
 	underWay *underWay
 
 	request run.Request
@@ -345,7 +345,7 @@ func (h *handling) resolve(ctx context.Context) (string, error) {
 	var image string
 	err := h.patiently(ctx, func() (err error) {
 		image, err = h.config.Images.Resolve(resolving, wanted, func(message string) {
-			h.launched()
+			h.turn.Done()
 			now := h.config.Now()
 			h.record.Enter(run.Building, now, now)
 			if err := h.say(resolving, message); err != nil {
@@ -369,6 +369,9 @@ func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch)
 		job     run.Job
 		adopted bool
 	)
+	if err := h.turn.Await(ctx); err != nil {
+		return err
+	}
 	err := h.patiently(ctx, func() (err error) {
 		// A process that was stopped for a while may have lost the run
 		// without knowing. It must not launch then: the attempt may be over
@@ -384,7 +387,7 @@ func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch)
 		job, adopted, err = h.config.Launcher.Launch(uninterrupted, launch)
 		return err
 	})
-	h.launched() // what is left to do is quick, and others wait for the cluster
+	h.turn.Done() // what is left to do is quick, and others wait for the cluster
 	if err == nil {
 		err = ctx.Err() // to be cancelled, with a Job that is there for certain
 	}

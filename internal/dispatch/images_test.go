@@ -39,7 +39,9 @@ func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
 	var freed atomic.Bool
 	decision := make(chan run.Decision, 1)
 	d := w.dispatcher("one")
-	go func() { decision <- d.Handle(t.Context(), delivery(t, "r", nil), func() { freed.Store(true) }) }()
+	go func() {
+		decision <- d.Handle(t.Context(), delivery(t, "r", nil), turn{done: func() { freed.Store(true) }})
+	}()
 	waiting := w.until("r", func(record run.Run) bool { return strings.Contains(record.Message, "being built") })
 	if waiting.State != run.Preparing || !freed.Load() {
 		t.Errorf("while it waits the run is %s, and the launch worker is free: %t", waiting.State, freed.Load())

@@ -15,10 +15,11 @@ import (
 )
 
 // Handler takes one delivered run to its end and says what becomes of its
-// message. It calls launched once the run no longer needs a launch worker, so
-// that the next one is pulled. When ctx ends it returns [run.HandBack] soon.
+// message. It awaits its turn before it launches the run, and is done with it
+// once that was launched, so that the next one is pulled. When ctx ends it
+// returns [run.HandBack] soon.
 type Handler interface {
-	Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision
+	Handle(ctx context.Context, delivery run.Delivery, turn run.Turn) run.Decision
 	// UnderWay reports whether a run that is delivered again was begun before,
 	// so that handling it starts nothing. It answers within moments.
 	UnderWay(ctx context.Context, delivery run.Delivery) bool
@@ -34,9 +35,9 @@ type Config struct {
 	AckWait time.Duration
 	// Starts holds the queues' start rates.
 	Starts *Starts
-	// LaunchWorkers is how many runs of one queue this process makes ready
-	// and launches at once. It holds few messages beyond what they work on, so
-	// that no replica hoards what another could start.
+	// LaunchWorkers is how many runs of one queue this process launches at once.
+	// It makes half as many more ready meanwhile, and holds few messages beyond
+	// those, so that no replica hoards what another could start.
 	LaunchWorkers int
 	Log           zerolog.Logger
 	// Fault, if set, is called with the name of each step on the way, so that
@@ -197,14 +198,14 @@ func (c *Consumer) release(sequence uint64) {
 // handle takes one message from its delivery to its acknowledgement. As long as
 // its run lasts its frame stays on the stack, with those of all that it calls
 // to wait: what is done before and after stands in functions of its own.
-func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, policy *run.Policy, launched func(), log *zerolog.Logger) {
-	defer launched()
+func (c *Consumer) handle(ctx context.Context, message jetstream.Msg, policy *run.Policy, turn run.Turn, log *zerolog.Logger) {
+	defer turn.Done()
 	delivery := c.take(message, policy, log)
 	if delivery == nil {
 		return
 	}
 	defer c.release(delivery.Sequence)
-	decision := c.config.Handler.Handle(ctx, *delivery, launched)
+	decision := c.config.Handler.Handle(ctx, *delivery, turn)
 	c.settle(ctx, delivery, decision, log)
 }
 
@@ -308,7 +309,7 @@ func (s *served) change(definition Definition) {
 func (s *served) run(ctx, work context.Context, definition Definition) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
-	workers := make(chan struct{}, s.consumer.config.LaunchWorkers)
+	workers := newWorkers(s.consumer.config.LaunchWorkers)
 	for ctx.Err() == nil {
 		var consumer jetstream.Consumer
 		err := retry.Do(ctx, retry.Network, func() (err error) {
@@ -378,7 +379,7 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 const maxWaiting = 512
 
 // pullAhead is how many messages may be on their way to a replica or wait there
-// for a worker. At a round trip of 10 ms that feeds 800 launches a second. What
+// for a place. At a round trip of 10 ms that feeds 800 launches a second. What
 // waits for longer than AckWait, on a replica whose launches hang, goes to
 // another one.
-const pullAhead = 8
+const pullAhead = 32

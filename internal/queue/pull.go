@@ -16,7 +16,7 @@ type pull struct {
 	*served
 	definition Definition
 	consumer   jetstream.Consumer
-	workers    chan struct{}
+	workers    *workers
 	handlers   *sync.WaitGroup
 }
 
@@ -26,10 +26,10 @@ func (p *pull) ahead() int {
 	if p.definition.StartRate.Interval() > 0 {
 		return 1
 	}
-	return min(pullAhead, cap(p.workers))
+	return min(pullAhead, cap(p.workers.launching))
 }
 
-// run takes messages, each when a worker is free, until round ends. Handlers run
+// run takes messages, each when there is a place for it, until round ends. Handlers run
 // under work, which outlives the round.
 func (p *pull) run(round, work context.Context) {
 	messages, err := p.consumer.Messages(
@@ -46,13 +46,13 @@ func (p *pull) run(round, work context.Context) {
 	defer p.drain(messages)
 	for {
 		select {
-		case p.workers <- struct{}{}:
+		case p.workers.all <- struct{}{}:
 		case <-round.Done():
 			return
 		}
 		message, err := messages.Next(jetstream.NextContext(round))
 		if err != nil {
-			<-p.workers
+			<-p.workers.all
 			if round.Err() != nil {
 				return
 			}
@@ -63,7 +63,7 @@ func (p *pull) run(round, work context.Context) {
 			return
 		}
 		if round.Err() != nil || !p.awaitStart(round, message) {
-			<-p.workers
+			<-p.workers.all
 			p.handBack(message)
 			return
 		}
@@ -71,11 +71,10 @@ func (p *pull) run(round, work context.Context) {
 	}
 }
 
-// begin hands a message to the core. The worker is taken already.
+// begin hands a message to the core. Its place is taken already.
 func (p *pull) begin(work context.Context, message jetstream.Msg) {
 	p.handlers.Go(func() {
-		launched := sync.OnceFunc(func() { <-p.workers })
-		p.served.consumer.handle(work, message, &p.definition.Policy, launched, &p.log)
+		p.served.consumer.handle(work, message, &p.definition.Policy, &turn{workers: p.workers}, &p.log)
 	})
 }
 
@@ -132,12 +131,12 @@ func (p *pull) adoptNext(round, work context.Context) bool {
 		return false // the next look tells
 	}
 	select {
-	case p.workers <- struct{}{}:
+	case p.workers.all <- struct{}{}:
 	case <-round.Done():
 		return false
 	}
 	if !p.adoptOne(round, work) {
-		<-p.workers
+		<-p.workers.all
 		return false
 	}
 	return true

@@ -34,8 +34,8 @@ type begun struct {
 
 func newBegun() begun { return begun{new(sync.Map), make(chan run.Delivery, 100)} }
 
-func (b begun) Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
-	launched()
+func (b begun) Handle(ctx context.Context, delivery run.Delivery, turn run.Turn) run.Decision {
+	turn.Done()
 	b.runs.Store(delivery.ID, true)
 	b.began <- delivery
 	<-ctx.Done()
@@ -231,7 +231,7 @@ func TestAQueueDoesNotWaitForAnothersBurst(t *testing.T) {
 		<-ctx.Done() // its worker is never free
 		return run.HandBack
 	})
-	for range 16 { // all launch workers that a queue has here
+	for range 24 { // all places that a queue has here
 		receive(t, busy, "run of the burst")
 	}
 	for i := range 10 {

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 // handlerFunc is a [Handler] made of a function.
 type handlerFunc func(ctx context.Context, delivery run.Delivery, launched func()) run.Decision
 
-func (f handlerFunc) Handle(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
-	return f(ctx, delivery, launched)
+func (f handlerFunc) Handle(ctx context.Context, delivery run.Delivery, turn run.Turn) run.Decision {
+	return f(ctx, delivery, turn.Done)
 }
 
 func (handlerFunc) UnderWay(context.Context, run.Delivery) bool { return true }
@@ -403,10 +403,10 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 	var handlers sync.WaitGroup
 	nop := zerolog.Nop()
 	first := next()
-	handlers.Go(func() { consumer.handle(t.Context(), first, &run.Policy{}, func() {}, &nop) })
+	handlers.Go(func() { consumer.handle(t.Context(), first, &run.Policy{}, place(newWorkers(1)), &nop) })
 	receive(t, begun, "begin")
 	second := next() // after AckWait, since nothing shows life here
-	consumer.handle(t.Context(), second, &run.Policy{}, func() {}, &nop)
+	consumer.handle(t.Context(), second, &run.Policy{}, place(newWorkers(1)), &nop)
 	if held := consumer.message(1); held.Reply() != second.Reply() {
 		t.Errorf("the message held is %s; want the newer %s", held.Reply(), second.Reply())
 	}

@@ -2,6 +2,7 @@ package run
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"time"
 )
@@ -29,6 +30,18 @@ type Delivery struct {
 	// Policy is what is set for the queue at the moment of delivery; nil is
 	// nothing. The runs of a queue share it.
 	Policy *Policy
+}
+
+// Turn is a run's place among those that one process makes ready and launches at
+// the same time.
+type Turn interface {
+	// Await waits until the run may be launched: others are made ready while as
+	// many as may be are launched. It returns the error of ctx if that ends
+	// before, and nil at once after Done.
+	Await(ctx context.Context) error
+	// Done gives the place to another run. What is left to do is to wait. It may
+	// be called again.
+	Done()
 }
 
 // Decision is what becomes of a run's message once the core returns. The queue

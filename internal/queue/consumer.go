@@ -379,7 +379,7 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 const maxWaiting = 512
 
 // pullAhead is how many messages may be on their way to a replica or wait there
-// for a place. At a round trip of 10 ms that feeds 800 launches a second. What
+// for a place. At a round trip of 20 ms that feeds 800 launches a second. What
 // waits for longer than AckWait, on a replica whose launches hang, goes to
 // another one.
-const pullAhead = 32
+const pullAhead = 16

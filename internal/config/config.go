@@ -80,7 +80,7 @@ type Launch struct {
 	Launcher string `envconfig:"ROPEWALK_LAUNCHER" default:"kubernetes" oneof:"kubernetes,local" example:"local" meaning:"What a run becomes: a Kubernetes Job, or a process on this machine; dispatcher dev always uses local."`
 	DataDir  string `envconfig:"ROPEWALK_DATA_DIR" default:"./ropewalk-data" example:"/var/lib/ropewalk" meaning:"Folder in which the local launcher keeps its state."`
 	Instance string `envconfig:"ROPEWALK_INSTANCE" default:"ropewalk" check:"label" example:"ropewalk-staging" meaning:"Label of everything that this installation makes; it tells two installations in one namespace apart."`
-	Workers  int    `envconfig:"ROPEWALK_LAUNCH_WORKERS" default:"32" min:"1" max:"1000" example:"64" meaning:"How many runs of one queue one replica launches at the same moment; runs that have been launched do not count."`
+	Workers  int    `envconfig:"ROPEWALK_LAUNCH_WORKERS" default:"32" min:"1" max:"1000" example:"64" meaning:"How many runs of one queue one replica launches at the same moment, while it makes up to half as many more ready; runs that have been launched do not count."`
 }
 
 // Queues holds the queues and their limits; [Queues.Limits] joins them.

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/pullnext"
 )
 
 // Arrival is a batch as it comes from the stream.
@@ -38,7 +39,7 @@ func (s *Stream) Read(ctx context.Context, runID string, idle func() bool, take 
 	}
 	defer messages.Stop()
 	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
+		message, err := pullnext.Next(ctx, messages)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -26,6 +26,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/pullnext"
 )
 
 const (
@@ -243,7 +244,7 @@ func (s *Stream) newest(ctx context.Context, take func(logevent.Log, jetstream.M
 	}
 	defer messages.Stop()
 	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
+		message, err := pullnext.Next(ctx, messages)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/pullnext"
 	"github.com/ropewalk/ropewalk/internal/retry"
 )
 
@@ -122,7 +123,7 @@ func (r *PartitionReader) beat(ctx context.Context) {
 // Next waits for the next batch, at most as long as ctx lasts.
 func (r *PartitionReader) Next(ctx context.Context) (Delivery, error) {
 	for {
-		message, err := r.messages.Next(jetstream.NextContext(ctx))
+		message, err := pullnext.Next(ctx, r.messages)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Delivery{}, ctx.Err()

@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ropewalk/ropewalk/internal/pullnext"
 	"github.com/ropewalk/ropewalk/internal/retry"
 )
 
@@ -83,7 +84,7 @@ func (a *attendant) pull(ctx context.Context, stream jetstream.Stream, consumer 
 	work.SetLimit(dueHere)
 	defer func() { _ = work.Wait() }() // nothing in it returns an error
 	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
+		message, err := pullnext.Next(ctx, messages)
 		if err != nil {
 			if ctx.Err() == nil {
 				a.log.Warn().Err(err).Msg("the pull of what is due ended, beginning it anew")

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ropewalk/ropewalk/internal/pullnext"
 )
 
 // pull takes the runs of one queue off the server, under one definition: a
@@ -50,7 +52,7 @@ func (p *pull) run(round, work context.Context) {
 		case <-round.Done():
 			return
 		}
-		message, err := messages.Next(jetstream.NextContext(round))
+		message, err := pullnext.Next(round, messages)
 		if err != nil {
 			<-p.workers.all
 			if round.Err() != nil {
@@ -62,7 +64,7 @@ func (p *pull) run(round, work context.Context) {
 			p.log.Warn().Err(err).Msg("the pull from the queue ended, beginning it anew")
 			return
 		}
-		if round.Err() != nil || !p.awaitStart(round, message) {
+		if work.Err() != nil || round.Err() != nil || !p.awaitStart(round, message) {
 			<-p.workers.all
 			p.handBack(message)
 			return

@@ -286,6 +286,11 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 		if err != nil {
 			return fmt.Errorf("arrange the times of schedule %s: %w", schedule.Name, err)
 		}
+		// Whoever has deleted it meanwhile may have removed its times before
+		// these came.
+		if _, err := s.Get(ctx, schedule.Name); errors.Is(err, ErrNoSchedule) {
+			return s.disarrange(ctx, schedule.Name)
+		}
 		return nil
 	}
 	return fmt.Errorf("arrange the times of schedule %s: others keep changing it", schedule.Name)

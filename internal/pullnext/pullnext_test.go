@@ -1,0 +1,79 @@
+package pullnext_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/pullnext"
+)
+
+// stuck is an iterator that has not asked for more, and does when it is called
+// for the nth time.
+type stuck struct {
+	jetstream.MessagesContext
+	asksAt int
+	calls  int
+}
+
+type message struct{ jetstream.Msg }
+
+func (s *stuck) Next(options ...jetstream.NextOpt) (jetstream.Msg, error) {
+	s.calls++
+	if s.calls >= s.asksAt {
+		return message{}, nil
+	}
+	return nil, await(options)
+}
+
+// await waits as long as the context in the options lasts. That is nats.go's own
+// affair, so a pull that nothing comes on is asked.
+func await(options []jetstream.NextOpt) error {
+	_, err := silent.Next(options...)
+	return err
+}
+
+var silent jetstream.MessagesContext
+
+func TestAPullThatAsksForNothingIsAskedAgainAtOnce(t *testing.T) {
+	_, js := natstest.Start(t)
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if silent, err = consumer.Messages(); err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Stop()
+	for _, asksAt := range []int{1, 2, 3, 4} {
+		iterator := &stuck{asksAt: asksAt}
+		got, err := pullnext.Next(t.Context(), iterator)
+		if err != nil || got == nil || iterator.calls != asksAt {
+			t.Errorf("%v, %v after %d calls; want a message after %d", got, err, iterator.calls, asksAt)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := pullnext.Next(ctx, &stuck{asksAt: 100}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := js.Publish(t.Context(), "s", []byte("there")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := pullnext.Next(t.Context(), silent)
+	if err != nil || string(got.Data()) != "there" {
+		t.Errorf("%v, %v", got, err)
+	}
+	silent.Stop()
+	if _, err := pullnext.Next(t.Context(), silent); !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+		t.Errorf("of a pull that was stopped, the error is %v", err)
+	}
+}

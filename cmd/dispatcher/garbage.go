@@ -11,11 +11,11 @@ import (
 const (
 	// garbageRoom is how much garbage may lie about in a process that holds
 	// little.
-	garbageRoom = 32 << 20
+	garbageRoom = 24 << 20
 	// garbagePercent is the least, in percent of what the process holds: most of
-	// that is runs that wait, of which there may be thousands, and a third as
-	// much garbage as Go's default lets lie about is a third as much memory.
-	garbagePercent = 30
+	// that is runs that wait, of which there may be thousands, and Go's default
+	// would let as much garbage again lie about.
+	garbagePercent = 25
 	// garbageMost is the most, so that a process that holds next to nothing is
 	// no surprise.
 	garbageMost = 400
@@ -55,7 +55,7 @@ func collectGarbage(ctx context.Context) {
 // garbageAllowed is how much garbage may lie about, in percent of what is held.
 // It goes in steps, since each change halts the process for a moment.
 func garbageAllowed(held uint64) int {
-	const step = 10
+	const step = 5
 	percent := garbageMost
 	if held > 0 {
 		percent = int(min(100*garbageRoom/held, garbageMost))

@@ -332,7 +332,7 @@ func (h *handling) say(ctx context.Context, message string) error {
 }
 
 // resolve finds the image. While it waits for one to be built, the record shows
-// it and the launch worker is free for others.
+// it and the place is free for others.
 func (h *handling) resolve(ctx context.Context) (string, error) {
 	wanted := run.ImageRequest{Request: h.request, Attempt: h.delivery.Attempt, PublishedAt: h.delivery.PublishedAt, Allow: h.set().ImageAllow, Deny: h.set().ImageDeny}
 	if strings.Contains(h.record.Image, "@") && h.record.Image != h.request.Image.Reference {
@@ -369,8 +369,10 @@ func (h *handling) launch(uninterrupted, ctx context.Context, launch run.Launch)
 		job     run.Job
 		adopted bool
 	)
-	if err := h.turn.Await(ctx); err != nil {
-		return err
+	if launch.Known == nil { // a Job that is there need not wait until others are
+		if err := h.turn.Await(ctx); err != nil {
+			return err
+		}
 	}
 	err := h.patiently(ctx, func() (err error) {
 		// A process that was stopped for a while may have lost the run

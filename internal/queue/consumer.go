@@ -92,10 +92,9 @@ func (c *Consumer) Held() int {
 // their messages back to the server, and returns nil. It returns an error only
 // for what waiting cannot mend.
 func (c *Consumer) Run(ctx context.Context) error {
-	// A clean stop goes in this order: stop pulling (ctx), let the handlers
-	// let go (they have ctx too), hand back. Signs of life go on until
-	// the last message is handed back, so that none is taken for lost while
-	// its acknowledgement is on the way.
+	// With ctx, pulling stops and the handlers let go, and then the messages are
+	// handed back. Signs of life go on until the last one is, so that none is
+	// taken for lost while its acknowledgement is on the way.
 	signs, stopSigns := context.WithCancel(context.WithoutCancel(ctx))
 	var beating sync.WaitGroup
 	beating.Go(func() { c.showLife(signs) })
@@ -375,7 +374,7 @@ func (s *served) configure(ctx context.Context, definition Definition) (jetstrea
 }
 
 // maxWaiting bounds the pull requests that wait at the server, of which each
-// replica has one a queue: the most replicas that there can be.
+// replica has a few a queue: more than those of a hundred replicas.
 const maxWaiting = 512
 
 // pullAhead is how many messages may be on their way to a replica or wait there

@@ -64,6 +64,8 @@ func (p *pull) run(round, work context.Context) {
 			p.log.Warn().Err(err).Msg("the pull from the queue ended, beginning it anew")
 			return
 		}
+		// When we stop, work ends before round does, and what handlers hand back
+		// by then may come here again.
 		if work.Err() != nil || round.Err() != nil || !p.awaitStart(round, message) {
 			<-p.workers.all
 			p.handBack(message)
@@ -162,7 +164,7 @@ func (p *pull) adoptOne(round, work context.Context) bool {
 	if message == nil {
 		return false
 	}
-	if round.Err() != nil || !p.startedBefore(work, message) {
+	if work.Err() != nil || round.Err() != nil || !p.startedBefore(work, message) {
 		// We stop, and may be looking at what we have just handed back; or the
 		// last run under way ended just before we asked.
 		p.handBack(message)

@@ -37,7 +37,7 @@ func newBegun() begun { return begun{new(sync.Map), make(chan run.Delivery, 100)
 func (b begun) Handle(ctx context.Context, delivery run.Delivery, turn run.Turn) run.Decision {
 	turn.Done()
 	b.runs.Store(delivery.ID, true)
-	b.began <- delivery
+	tell(ctx, b.began, delivery)
 	<-ctx.Done()
 	return run.HandBack
 }
@@ -94,7 +94,7 @@ func TestAPausedQueueStaysEmpty(t *testing.T) {
 	started, end := make(chan string, 10), make(chan struct{})
 	handler := func(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
 		launched()
-		started <- delivery.ID
+		tell(ctx, started, delivery.ID)
 		select {
 		case <-end:
 			return run.Done
@@ -224,10 +224,10 @@ func TestAQueueDoesNotWaitForAnothersBurst(t *testing.T) {
 	busy, quiet := make(chan struct{}, 500), make(chan string, 10)
 	consume(t, js, definitions, func(ctx context.Context, delivery run.Delivery, _ func()) run.Decision {
 		if delivery.Queue == "quiet" {
-			quiet <- delivery.ID
+			tell(ctx, quiet, delivery.ID)
 			return run.Done
 		}
-		busy <- struct{}{}
+		tell(ctx, busy, struct{}{})
 		<-ctx.Done() // its worker is never free
 		return run.HandBack
 	})

@@ -58,6 +58,14 @@ func define(t *testing.T, js jetstream.JetStream, queues ...Definition) *Definit
 	return definitions
 }
 
+// tell sends, unless the handler that does so has to stop.
+func tell[T any](ctx context.Context, to chan<- T, value T) {
+	select {
+	case to <- value:
+	case <-ctx.Done():
+	}
+}
+
 // consume runs a consumer until the returned function is called.
 func consume(t *testing.T, js jetstream.JetStream, definitions *Definitions, handler handlerFunc) (stop func()) {
 	t.Helper()
@@ -80,8 +88,13 @@ func consumeBy(t *testing.T, js jetstream.JetStream, definitions *Definitions, h
 	stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := <-ended; err != nil {
-				t.Errorf("Run = %v", err)
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("Run = %v", err)
+				}
+			case <-time.After(time.Minute):
+				t.Error("the consumer does not stop")
 			}
 		})
 	}
@@ -147,7 +160,7 @@ func TestACleanStopHandsBackAtOnce(t *testing.T) {
 	publish(t, js, "default", "r")
 	begun := make(chan run.Delivery, 1)
 	stop := consume(t, js, definitions, func(ctx context.Context, delivery run.Delivery, _ func()) run.Decision {
-		begun <- delivery
+		tell(ctx, begun, delivery)
 		<-ctx.Done()
 		return run.HandBack
 	})
@@ -208,7 +221,7 @@ func TestTheLimitChangesWhileRunning(t *testing.T) {
 	begun := make(chan string, 10)
 	consume(t, js, definitions, func(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
 		launched()
-		begun <- delivery.ID
+		tell(ctx, begun, delivery.ID)
 		<-ctx.Done()
 		return run.HandBack
 	})

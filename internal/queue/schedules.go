@@ -272,7 +272,7 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 		message.Data = value
 		options := append(times(schedule),
 			jetstream.WithScheduleTarget(FiredSubjects+schedule.Name), jetstream.WithExpectLastSequencePerSubject(sequence))
-		_, err = s.js.PublishMsg(ctx, message, options...)
+		ack, err := s.js.PublishMsg(ctx, message, options...)
 		var api *jetstream.APIError
 		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 			continue // another one was faster
@@ -287,9 +287,9 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 			return fmt.Errorf("arrange the times of schedule %s: %w", schedule.Name, err)
 		}
 		// Whoever has deleted it meanwhile may have removed its times before
-		// these came.
+		// these came. Those of a new one of its name come after them.
 		if _, err := s.Get(ctx, schedule.Name); errors.Is(err, ErrNoSchedule) {
-			return s.disarrange(ctx, schedule.Name)
+			return s.disarrange(ctx, schedule.Name, jetstream.WithPurgeSequence(ack.Sequence+1))
 		}
 		return nil
 	}
@@ -324,11 +324,12 @@ func (s *Schedules) arrangedNow(ctx context.Context, name string) (there arrange
 	return arranged{}, 0, fmt.Errorf("look up the times of schedule %s: %w", name, err)
 }
 
-// disarrange has the server forget the times of a schedule. It may be repeated.
-func (s *Schedules) disarrange(ctx context.Context, name string) error {
+// disarrange has the server forget the times of a schedule, or those of them that
+// more says. It may be repeated.
+func (s *Schedules) disarrange(ctx context.Context, name string, more ...jetstream.StreamPurgeOpt) error {
 	stream, err := s.js.Stream(ctx, DueStream)
 	if err == nil {
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject(ScheduledSubjects+name))
+		err = stream.Purge(ctx, append(more, jetstream.WithPurgeSubject(ScheduledSubjects+name))...)
 	}
 	if err != nil {
 		return fmt.Errorf("remove the times of schedule %s: %w", name, err)

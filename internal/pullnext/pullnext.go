@@ -11,22 +11,20 @@ package pullnext
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// looks are how long to wait before the iterator is called anew, which has it
-// look whether there is something to ask for. After the last one it is left to
-// wait: heartbeats are counted within one call only.
-var looks = [...]time.Duration{10 * time.Millisecond, 100 * time.Millisecond, time.Second} //nolint:gochecknoglobals // it never changes
-
 // Next returns the next message, or the iterator's error, or that of ctx once it
 // ends.
 func Next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
-	for _, look := range looks {
+	// To be called anew has the iterator look whether there is something to ask
+	// for. In the end it is left to wait: it counts heartbeats within one call only.
+	for _, look := range [...]time.Duration{10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
 		message, err := within(ctx, look, messages)
-		if message != nil || ctx.Err() != nil || err != context.DeadlineExceeded { //nolint:errorlint // it is just this error that we have caused
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return message, err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // stuck is an iterator that has not asked for more, and does when it is called
-// for the nth time.
+// for the nth time. Until then it waits as the one does on which nothing comes.
 type stuck struct {
 	jetstream.MessagesContext
 	asksAt int
@@ -27,17 +27,8 @@ func (s *stuck) Next(options ...jetstream.NextOpt) (jetstream.Msg, error) {
 	if s.calls >= s.asksAt {
 		return message{}, nil
 	}
-	return nil, await(options)
+	return s.MessagesContext.Next(options...)
 }
-
-// await waits as long as the context in the options lasts. That is nats.go's own
-// affair, so a pull that nothing comes on is asked.
-func await(options []jetstream.NextOpt) error {
-	_, err := silent.Next(options...)
-	return err
-}
-
-var silent jetstream.MessagesContext
 
 func TestAPullThatAsksForNothingIsAskedAgainAtOnce(t *testing.T) {
 	_, js := natstest.Start(t)
@@ -49,12 +40,13 @@ func TestAPullThatAsksForNothingIsAskedAgainAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if silent, err = consumer.Messages(); err != nil {
+	silent, err := consumer.Messages()
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Stop()
 	for _, asksAt := range []int{1, 2, 3, 4} {
-		iterator := &stuck{asksAt: asksAt}
+		iterator := &stuck{MessagesContext: silent, asksAt: asksAt}
 		got, err := pullnext.Next(t.Context(), iterator)
 		if err != nil || got == nil || iterator.calls != asksAt {
 			t.Errorf("%v, %v after %d calls; want a message after %d", got, err, iterator.calls, asksAt)
@@ -62,7 +54,7 @@ func TestAPullThatAsksForNothingIsAskedAgainAtOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := pullnext.Next(ctx, &stuck{asksAt: 100}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := pullnext.Next(ctx, &stuck{MessagesContext: silent, asksAt: 100}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the error is %v", err)
 	}
 	if _, err := js.Publish(t.Context(), "s", []byte("there")); err != nil {

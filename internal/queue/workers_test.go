@@ -48,53 +48,54 @@ func TestMoreRunsAreMadeReadyThanAreLaunched(t *testing.T) {
 		for _, turn := range turns {
 			turn.Done()
 		}
-		if len(w.all) != 0 || len(w.launching) != 0 {
-			t.Errorf("of the places, %d and %d are still taken", len(w.all), len(w.launching))
-		}
+		free(t, w)
 	})
+}
+
+// waiting is a turn that is awaited until ctx ends, since another one is launched.
+func waiting(ctx context.Context, t *testing.T) (w *workers, launched, awaited *turn, waited <-chan error) {
+	t.Helper()
+	w = newWorkers(1)
+	launched, awaited = place(w), place(w)
+	if err := launched.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- awaited.Await(ctx) }()
+	synctest.Wait()
+	return w, launched, awaited, over
+}
+
+func free(t *testing.T, w *workers) {
+	t.Helper()
+	if len(w.all) != 0 || len(w.launching) != 0 {
+		t.Errorf("of the places, %d and %d are still taken", len(w.all), len(w.launching))
+	}
 }
 
 func TestWhoeverGivesUpItsTurnTakesNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorkers(1)
-		first, second := place(w), place(w)
-		if err := first.Await(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		ctx, cancel := context.WithCancel(t.Context())
-		waited := make(chan error, 1)
-		go func() { waited <- second.Await(ctx) }()
-		synctest.Wait()
+		w, launched, awaited, waited := waiting(ctx, t)
 		cancel()
 		if err := <-waited; !errors.Is(err, context.Canceled) {
 			t.Errorf("the error is %v", err)
 		}
-		second.Done()
-		first.Done()
-		if len(w.all) != 0 || len(w.launching) != 0 {
-			t.Errorf("of the places, %d and %d are still taken", len(w.all), len(w.launching))
-		}
+		awaited.Done()
+		launched.Done()
+		free(t, w)
 	})
 }
 
 // A run that has its image built is done with its turn before it comes to it.
 func TestDoneWhileItsTurnIsAwaitedTakesNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorkers(1)
-		first, second := place(w), place(w)
-		if err := first.Await(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		waited := make(chan error, 1)
-		go func() { waited <- second.Await(t.Context()) }()
-		synctest.Wait()
-		second.Done()
-		first.Done()
+		w, launched, awaited, waited := waiting(t.Context(), t)
+		awaited.Done()
+		launched.Done()
 		if err := <-waited; err != nil {
 			t.Error(err)
 		}
-		if len(w.all) != 0 || len(w.launching) != 0 {
-			t.Errorf("of the places, %d and %d are still taken", len(w.all), len(w.launching))
-		}
+		free(t, w)
 	})
 }

@@ -217,12 +217,8 @@ func noQueue(ctx context.Context, c *client.Client, name string) error {
 		return err // such as that there is no queue at all
 	default:
 		for _, definition := range definitions {
-			switch {
-			case definition.Name != name:
-			case definition.Draining:
+			if definition.Name == name && definition.Draining {
 				return fmt.Errorf("queue %s is being drained and takes no new runs; dispatcher queue resume %s opens it again", name, name)
-			default:
-				return fmt.Errorf("queue %s does not answer, as while the NATS servers choose a leader; try again in a few seconds, and if that does not help: dispatcher doctor", name)
 			}
 		}
 		return unknownQueue(name, definitions)

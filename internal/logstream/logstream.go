@@ -25,6 +25,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/pullnext"
 )
@@ -96,7 +97,7 @@ type Stream struct {
 
 // Create makes the stream, or brings it in line with config.
 func Create(ctx context.Context, js jetstream.JetStream, config Config) (*Stream, error) {
-	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	stream, err := ensure.Stream(ctx, js, jetstream.StreamConfig{
 		Name: Name, Description: "Ropewalk: lines of logs that are not yet archived",
 		Subjects: []string{Subjects + ">"}, Retention: jetstream.LimitsPolicy,
 		MaxBytes: config.MaxBytes, Discard: jetstream.DiscardNew, Replicas: config.Replicas,
@@ -106,7 +107,7 @@ func Create(ctx context.Context, js jetstream.JetStream, config Config) (*Stream
 		Duplicates: 100 * time.Millisecond,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create stream %s: %w", Name, err)
+		return nil, err
 	}
 	return &Stream{js, stream}, nil
 }

@@ -2,14 +2,21 @@
 package natstest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ropewalk/ropewalk/internal/retry"
 )
 
 // Start runs a server for the length of the test and returns a connection to
@@ -38,6 +45,64 @@ func Start(t testing.TB, options ...func(*server.Options)) (*nats.Conn, jetstrea
 	return Connect(t, natsServer.ClientURL())
 }
 
+// StartCluster runs three servers that hold streams together, for the length of
+// the test, and returns a connection to each.
+func StartCluster(t testing.TB) []jetstream.JetStream {
+	t.Helper()
+	var routes []*url.URL
+	for range 3 {
+		routes = append(routes, &url.URL{Scheme: "nats", Host: freeAddress(t)})
+	}
+	var servers []*server.Server
+	for i, own := range routes {
+		port, err := strconv.Atoi(own.Port())
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprintf("nats-%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
+			NoLog: true, NoSigs: true, Routes: routes,
+			Cluster: server.ClusterOpts{Name: "test", Host: own.Hostname(), Port: port},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.Start()
+		t.Cleanup(func() {
+			one.Shutdown()
+			one.WaitForShutdown()
+		})
+		servers = append(servers, one)
+	}
+	for _, one := range servers {
+		if !one.ReadyForConnections(time.Minute) {
+			t.Fatal("nats-server does not start")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := retry.Do(ctx, retry.Policy{First: 20 * time.Millisecond, Most: 20 * time.Millisecond}, func() error {
+		if !slices.ContainsFunc(servers, (*server.Server).JetStreamIsLeader) {
+			return errors.New("the servers have no leader")
+		}
+		for _, one := range servers {
+			if !one.JetStreamIsCurrent() {
+				return fmt.Errorf("%s is not current", one.Name())
+			}
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []jetstream.JetStream
+	for _, one := range servers {
+		_, js := Connect(t, one.ClientURL())
+		all = append(all, js)
+	}
+	return all
+}
+
 // Serve runs a server that keeps its state in dir, for examples and TestMain,
 // which have no test to end with. The caller calls stop.
 func Serve(dir string) (url string, stop func(), err error) {
@@ -57,6 +122,16 @@ func Serve(dir string) (url string, stop func(), err error) {
 		return "", nil, errors.New("nats-server does not start")
 	}
 	return natsServer.ClientURL(), stop, nil
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }() // it has no connection
+	return listener.Addr().String()
 }
 
 // Connect returns a connection for the length of the test.

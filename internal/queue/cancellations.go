@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/internal/batchget"
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -30,12 +31,12 @@ type Cancellations struct {
 
 // CreateCancellations makes the bucket where it is missing, and opens it.
 func CreateCancellations(ctx context.Context, js jetstream.JetStream, replicas int) (*Cancellations, error) {
-	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	bucket, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: CancellationBucket, Description: "Ropewalk: runs that somebody wants to be stopped",
 		TTL: cancellationsLast, Replicas: replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", CancellationBucket, err)
+		return nil, err
 	}
 	return &Cancellations{js, bucket}, nil
 }

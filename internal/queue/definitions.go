@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -32,11 +33,11 @@ var ErrNotSetUp = errors.New("this NATS server has no Ropewalk queues yet; start
 // where they are missing, and opens them. Replicas is the number of servers
 // that hold each message.
 func CreateDefinitions(ctx context.Context, js jetstream.JetStream, replicas int) (*Definitions, error) {
-	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	bucket, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: DefinitionBucket, Description: "Ropewalk: the queues and their limits", Replicas: replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", DefinitionBucket, err)
+		return nil, err
 	}
 	d := &Definitions{js: js, bucket: bucket}
 	return d, d.createStream(ctx, replicas)
@@ -99,11 +100,14 @@ func (d *Definitions) createStream(ctx context.Context, replicas int) error {
 		return fmt.Errorf("look up stream %s: %w", Stream, err)
 	}
 	// A stream has at least one subject.
-	_, err = d.js.CreateStream(ctx, streamConfig(replicas, []string{"default"}))
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another dispatcher was faster
+	created, err := d.js.CreateStream(ctx, streamConfig(replicas, []string{"default"}))
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil // another dispatcher was faster
+	}
+	if err != nil {
 		return fmt.Errorf("create stream %s: %w", Stream, err)
 	}
-	return nil
+	return ensure.Readable(ctx, created)
 }
 
 // Seed brings the definitions in line with a dispatcher's settings: a queue

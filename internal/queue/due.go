@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -32,13 +33,13 @@ type Due struct{ js jetstream.JetStream }
 
 // CreateDue makes the stream where it is missing.
 func CreateDue(ctx context.Context, js jetstream.JetStream, replicas int) (*Due, error) {
-	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	_, err := ensure.Stream(ctx, js, jetstream.StreamConfig{
 		Name: DueStream, Description: "Ropewalk: attempts and schedules that wait for their time, and those that are due",
 		Subjects: []string{"ropewalk.schedules.>", DueSubjects + ">", FiredSubjects + ">"}, Replicas: replicas,
 		AllowMsgSchedules: true, AllowMsgTTL: true, AllowDirect: true, MaxMsgsPerSubject: 1,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create stream %s: %w", DueStream, err)
+		return nil, err
 	}
 	return &Due{js}, nil
 }
@@ -79,30 +80,10 @@ func (d *Due) publish(ctx context.Context, subject string, due run.Due, options 
 // is a [*run.InvalidError].
 func (d *Due) Queue(ctx context.Context, request run.Request, attempt int) error {
 	_, err := publishAttempt(ctx, d.js, request, attempt)
-	if errors.Is(err, ErrNoQueue) {
-		if takes, unknown := d.takes(ctx, request.Queue, attempt); unknown != nil || takes {
-			return fmt.Errorf("queue %s does not answer: %w", request.Queue, errors.Join(unknown, jetstream.ErrNoStreamResponse))
-		}
-	}
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoQueue) {
 		return &run.InvalidError{Problems: []run.Problem{{Message: err.Error()}}}
 	}
 	return err
-}
-
-// takes reports whether a queue takes an attempt, by its definition. While a
-// cluster of servers chooses the stream's leader, nobody answers a publisher,
-// just as when there is no such queue.
-func (d *Due) takes(ctx context.Context, queue string, attempt int) (bool, error) {
-	definitions, err := OpenDefinitions(ctx, d.js)
-	if err != nil {
-		return false, err
-	}
-	definition, err := definitions.Get(ctx, queue)
-	if errors.Is(err, ErrNoQueue) {
-		return false, nil
-	}
-	return err == nil && (!definition.Draining || attempt > 1), err
 }
 
 // Consume hands every attempt that is due to handle, until ctx ends. One that

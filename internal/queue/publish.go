@@ -2,14 +2,18 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/batchget"
+	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -24,10 +28,24 @@ var (
 // Publish puts a valid request on its queue. Once it returns nil, the request
 // is stored and will be run. A request for a run id that waits or is under way
 // already is that run: duplicate is true, and nothing was stored. It is safe
-// to repeat.
+// to repeat. While a cluster of servers chooses the stream's leader it waits,
+// and gives up with [jetstream.ErrNoStreamResponse] after 12 s.
 func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (duplicate bool, err error) {
-	return publishAttempt(ctx, js, request, 1)
+	electing, cancel := context.WithTimeout(ctx, election)
+	defer cancel()
+	_ = retry.Do(electing, retry.Network, func() error {
+		duplicate, err = publishAttempt(ctx, js, request, 1)
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			return err
+		}
+		return nil
+	}, nil) // what it returns is err, or that the time is up
+	return duplicate, err
 }
+
+// election is longer than a cluster takes to choose a leader after it lost one
+// of its servers: up to 9 s go by before the others notice.
+const election = 12 * time.Second
 
 func publishAttempt(ctx context.Context, js jetstream.JetStream, request run.Request, attempt int) (duplicate bool, err error) {
 	data, err := request.Encode()
@@ -47,7 +65,7 @@ func publishAttempt(ctx context.Context, js jetstream.JetStream, request run.Req
 	case errors.Is(err, nats.ErrMaxPayload): // with the headers it is
 		return false, fmt.Errorf("%w: put what is large into the image or a store, or raise max_payload on the server", ErrTooLarge)
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
-		return false, fmt.Errorf("%s: %w; see dispatcher queue list", request.Queue, ErrNoQueue)
+		return false, noAnswer(ctx, js, request.Queue, attempt)
 	case errors.As(err, &api) && api.ErrorCode == streamStoreFailed && strings.Contains(api.Description, "per subject"):
 		return true, nil
 	case errors.As(err, &api) && api.ErrorCode == streamStoreFailed:
@@ -55,6 +73,35 @@ func publishAttempt(ctx context.Context, js jetstream.JetStream, request run.Req
 	default:
 		return false, fmt.Errorf("publish run %s: %w", request.ID, err)
 	}
+}
+
+// noAnswer says why nobody answers who publishes to a queue: there is no such
+// queue ([ErrNoQueue]), or the stream has no leader just now
+// ([jetstream.ErrNoStreamResponse]). The queue's definition tells, which each
+// server that holds it reads out, leader or not.
+func noAnswer(ctx context.Context, js jetstream.JetStream, queue string, attempt int) error {
+	unknown := fmt.Errorf("%s: %w; see dispatcher queue list", queue, ErrNoQueue)
+	message, found, err := batchget.Last(ctx, js, "KV_"+DefinitionBucket, "$KV."+DefinitionBucket+"."+queue)
+	var definition Definition
+	switch {
+	case err == nil && (!found || message.Operation != ""):
+		return unknown
+	case err == nil:
+		err = json.Unmarshal(message.Data, &definition)
+		if definition.Draining && attempt == 1 {
+			return unknown
+		}
+	case errors.Is(err, nats.ErrNoResponders): // nobody has that bucket, or has it yet
+		_, err = js.Stream(ctx, Stream)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return unknown
+		case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+			return fmt.Errorf("publish to queue %s: %w", queue, err)
+		}
+	}
+	return fmt.Errorf("queue %s does not answer, as while the NATS servers start or choose a leader; try again in a few seconds, and if that does not help: dispatcher doctor: %w",
+		queue, errors.Join(jetstream.ErrNoStreamResponse, err))
 }
 
 // messageID is what the server knows a message by, within the duplicate

@@ -301,6 +301,36 @@ func TestASecondMessageForARunIsRefused(t *testing.T) {
 	}
 }
 
+// As while a cluster of servers has no leader for the stream: nobody answers for
+// a queue that there is.
+func TestAPublisherWaitsForTheQueueToAnswer(t *testing.T) {
+	_, js := natstest.Start(t)
+	definitions := define(t, js, Definition{Name: "q", Concurrency: 1})
+	stream, err := js.Stream(t.Context(), Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Subjects = []string{Subjects + "other.>"}
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	limited, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Publish(limited, js, requestFor("q", "early")); err == nil || errors.Is(err, ErrNoQueue) {
+		t.Errorf("while nobody answers: %v", err)
+	}
+	answers := time.AfterFunc(2*time.Second, func() {
+		if err := definitions.settleSubjects(t.Context(), func(map[string]string) {}); err != nil {
+			t.Error(err)
+		}
+	})
+	defer answers.Stop()
+	if _, err := Publish(t.Context(), js, requestFor("q", "patient")); err != nil {
+		t.Errorf("to a queue that answers again: %v", err)
+	}
+}
+
 func TestAPublisherIsToldWhatIsWrong(t *testing.T) {
 	_, js := natstest.Start(t, func(options *server.Options) { options.MaxPayload = 2000 })
 	define(t, js, Definition{Name: "default", Concurrency: 1})

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -58,11 +59,11 @@ type Schedules struct {
 // CreateSchedules makes the bucket where it is missing, and opens it. The stream
 // is that of [CreateDue].
 func CreateSchedules(ctx context.Context, js jetstream.JetStream, replicas int) (*Schedules, error) {
-	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	bucket, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: ScheduleBucket, Description: "Ropewalk: schedules", Replicas: replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", ScheduleBucket, err)
+		return nil, err
 	}
 	return &Schedules{js, bucket}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/retry"
 )
 
@@ -30,11 +31,11 @@ type Starts struct {
 
 // CreateStarts makes the bucket where it is missing, and opens it.
 func CreateStarts(ctx context.Context, js jetstream.JetStream, replicas int) (*Starts, error) {
-	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	bucket, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: StartBucket, Description: "Ropewalk: when a run of a queue was last started", Replicas: replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", StartBucket, err)
+		return nil, err
 	}
 	return &Starts{bucket, time.Now}, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ropewalk/ropewalk/internal/batchget"
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -61,23 +62,23 @@ type Store struct {
 // Create makes the buckets and the index where they are missing, brings their
 // configuration in line, and opens the store for reading and writing.
 func Create(ctx context.Context, js jetstream.JetStream, config Config) (*Store, error) {
-	records, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	records, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: Bucket, Description: "Ropewalk: the record of every run", Replicas: config.Replicas,
 		// Needed for a time to live by key; watchers see the end of a record
 		// as a marker that stays for this long.
 		LimitMarkerTTL: time.Minute,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", Bucket, err)
+		return nil, err
 	}
-	requests, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	requests, err := ensure.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: RequestBucket, Description: "Ropewalk: requests with secrets, kept for replay",
 		TTL: config.RequestRetention, Replicas: config.Replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create bucket %s: %w", RequestBucket, err)
+		return nil, err
 	}
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	_, err = ensure.Stream(ctx, js, jetstream.StreamConfig{
 		Name: IndexStream, Description: "Ropewalk: runs in the order in which they were first taken up",
 		Subjects: []string{IndexSubjects + "*.*"}, Replicas: config.Replicas, AllowDirect: true,
 		// The first message of a run stands; another one is refused.
@@ -87,7 +88,7 @@ func Create(ctx context.Context, js jetstream.JetStream, config Config) (*Store,
 		MaxAge: 2 * config.Retention,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create stream %s: %w", IndexStream, err)
+		return nil, err
 	}
 	return &Store{js: js, records: records, requests: requests, retention: config.Retention}, nil
 }

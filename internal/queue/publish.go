@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,14 +34,15 @@ var (
 func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (duplicate bool, err error) {
 	electing, cancel := context.WithTimeout(ctx, election)
 	defer cancel()
-	_ = retry.Do(electing, retry.Network, func() error {
-		duplicate, err = publishAttempt(ctx, js, request, 1)
-		if errors.Is(err, jetstream.ErrNoStreamResponse) {
-			return err
+	var last error // without the end of the time for it
+	err = retry.Do(electing, retry.Network, func() error {
+		duplicate, last = publishAttempt(ctx, js, request, 1)
+		if errors.Is(last, jetstream.ErrNoStreamResponse) {
+			return last
 		}
-		return nil
-	}, nil) // what it returns is err, or that the time is up
-	return duplicate, err
+		return retry.Permanent(last)
+	}, nil)
+	return duplicate, cmp.Or(last, err)
 }
 
 // election is longer than a cluster takes to choose a leader after it lost one
@@ -96,7 +98,7 @@ func noAnswer(ctx context.Context, js jetstream.JetStream, queue string, attempt
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return unknown
-		case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 			return fmt.Errorf("publish to queue %s: %w", queue, err)
 		}
 	}

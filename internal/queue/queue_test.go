@@ -320,14 +320,15 @@ func TestAPublisherWaitsForTheQueueToAnswer(t *testing.T) {
 	if _, err := Publish(limited, js, requestFor("q", "early")); err == nil || errors.Is(err, ErrNoQueue) {
 		t.Errorf("while nobody answers: %v", err)
 	}
-	answers := time.AfterFunc(2*time.Second, func() {
-		if err := definitions.settleSubjects(t.Context(), func(map[string]string) {}); err != nil {
-			t.Error(err)
-		}
+	settled := make(chan error, 1)
+	time.AfterFunc(2*time.Second, func() {
+		settled <- definitions.settleSubjects(t.Context(), func(map[string]string) {})
 	})
-	defer answers.Stop()
 	if _, err := Publish(t.Context(), js, requestFor("q", "patient")); err != nil {
 		t.Errorf("to a queue that answers again: %v", err)
+	}
+	if err := <-settled; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -167,7 +167,8 @@ func (d *Definitions) Create(ctx context.Context, wanted Definition) error {
 // queue that is missing is created if create is set, and else is [ErrNoQueue].
 func (d *Definitions) Update(ctx context.Context, name string, create bool, change func(*Definition) error) (Definition, error) {
 	const tries = 20
-	for range tries {
+	for try := range tries {
+		letOthersWrite(ctx, try)
 		definition, revision, err := d.get(ctx, name)
 		if errors.Is(err, ErrNoQueue) && create {
 			definition, err = Definition{Name: name}, nil
@@ -227,8 +228,7 @@ func (d *Definitions) put(ctx context.Context, definition Definition, revision u
 	} else {
 		_, err = d.bucket.Update(ctx, definition.Name, value, revision)
 	}
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+	if overtaken(err) {
 		return fmt.Errorf("write queue %s: %w", definition.Name, errChanged)
 	}
 	if err != nil {

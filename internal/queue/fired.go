@@ -98,8 +98,13 @@ func (s *Schedules) fired(ctx context.Context, message jetstream.Msg) (run.Sched
 	name := strings.TrimPrefix(message.Subject(), FiredSubjects)
 	schedule, err := s.Get(ctx, name)
 	if errors.Is(err, ErrNoSchedule) {
-		if err = s.disarrange(ctx, name); err == nil {
+		gone, unknown := s.deleted(ctx, name)
+		if unknown == nil && gone {
+			unknown = s.disarrange(ctx, name)
 			err = errOutdated
+		}
+		if unknown != nil {
+			err = unknown
 		}
 	}
 	if err != nil {

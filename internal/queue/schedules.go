@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/batchget"
 	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
@@ -130,6 +131,14 @@ func (s *Schedules) get(ctx context.Context, name string) (run.Schedule, uint64,
 	return schedule, entry.Revision(), err
 }
 
+// deleted reports whether a schedule was deleted: the mark of that is there. That
+// there is nothing proves nothing, since a server of a cluster may not have heard
+// of a new schedule yet.
+func (s *Schedules) deleted(ctx context.Context, name string) (bool, error) {
+	message, found, err := batchget.Last(ctx, s.js, "KV_"+ScheduleBucket, "$KV."+ScheduleBucket+"."+name)
+	return found && message.Operation != "", err
+}
+
 func decodeSchedule(entry jetstream.KeyValueEntry) (run.Schedule, error) {
 	var schedule run.Schedule
 	if err := json.Unmarshal(entry.Value(), &schedule); err != nil {
@@ -191,7 +200,8 @@ func (s *Schedules) setPaused(ctx context.Context, name string, paused bool) err
 // change.
 func (s *Schedules) update(ctx context.Context, name string, change func(*run.Schedule) bool) (run.Schedule, error) {
 	const tries = 20
-	for range tries {
+	for try := range tries {
+		letOthersWrite(ctx, try)
 		schedule, revision, err := s.get(ctx, name)
 		if err != nil || !change(&schedule) {
 			return schedule, err
@@ -201,13 +211,10 @@ func (s *Schedules) update(ctx context.Context, name string, change func(*run.Sc
 			return run.Schedule{}, fmt.Errorf("encode schedule %s: %w", name, err)
 		}
 		_, err = s.bucket.Update(ctx, name, value, revision)
-		var api *jetstream.APIError
-		switch {
-		case err == nil:
+		if err == nil {
 			return schedule, nil
-		case errors.Is(err, jetstream.ErrKeyExists),
-			errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-		default:
+		}
+		if !overtaken(err) {
 			return run.Schedule{}, fmt.Errorf("write schedule %s: %w", name, err)
 		}
 	}
@@ -259,8 +266,9 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 	if schedule.Paused || schedule.Done() {
 		return s.disarrange(ctx, schedule.Name)
 	}
-	const tries = 5
-	for range tries {
+	const tries = 20
+	for try := range tries {
+		letOthersWrite(ctx, try)
 		there, sequence, err := s.arrangedNow(ctx, schedule.Name)
 		if err != nil || sequence > 0 && !there.ChangedAt.Before(schedule.ChangedAt) {
 			return err
@@ -274,10 +282,10 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 		options := append(times(schedule),
 			jetstream.WithScheduleTarget(FiredSubjects+schedule.Name), jetstream.WithExpectLastSequencePerSubject(sequence))
 		ack, err := s.js.PublishMsg(ctx, message, options...)
-		var api *jetstream.APIError
-		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-			continue // another one was faster
+		if overtaken(err) {
+			continue
 		}
+		var api *jetstream.APIError
 		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeSchedulePatternInvalid {
 			return &run.InvalidError{Problems: []run.Problem{{Field: "cron", Message: "is not understood by the NATS server, or its time zone is not known there"}}}
 		}
@@ -289,7 +297,7 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 		}
 		// Whoever has deleted it meanwhile may have removed its times before
 		// these came. Those of a new one of its name come after them.
-		if _, err := s.Get(ctx, schedule.Name); errors.Is(err, ErrNoSchedule) {
+		if gone, err := s.deleted(ctx, schedule.Name); err == nil && gone {
 			return s.disarrange(ctx, schedule.Name, jetstream.WithPurgeSequence(ack.Sequence+1))
 		}
 		return nil

@@ -97,12 +97,10 @@ func (s *Starts) take(ctx context.Context, queue string, at time.Time, revision 
 	} else {
 		_, err = s.bucket.Update(ctx, queue, value, revision)
 	}
-	var api *jetstream.APIError
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, jetstream.ErrKeyExists),
-		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case overtaken(err):
 		return false, nil
 	default:
 		return false, fmt.Errorf("write a start of queue %s: %w", queue, err)

@@ -16,9 +16,9 @@ from nats.js.errors import (
 
 from ropewalk_zenml import wire
 from ropewalk_zenml.errors import QueueFullError, RopewalkError
+from ropewalk_zenml.trouble import OVERTAKEN
 
 _STREAM_FULL = 10077
-_WRONG_SEQUENCE = 10071
 _FINAL = frozenset({"succeeded", "failed", "cancelled", "timed_out", "rejected"})
 
 
@@ -128,7 +128,7 @@ async def write(
         try:
             await js.publish(subject, sent, headers=headers)
         except APIError as refusal:
-            if refusal.err_code != _WRONG_SEQUENCE:
+            if refusal.err_code not in OVERTAKEN:
                 raise
         except nats.errors.TimeoutError:
             continue

@@ -17,6 +17,10 @@ from ropewalk_zenml.settings import Settings
 NETWORK = (nats.errors.Error, OSError, asyncio.TimeoutError)
 """Everything that the library raises about the network and the server."""
 
+OVERTAKEN = frozenset({10071, 10164})
+"""The server's codes for a compare-and-set when another one has written, or, in a
+cluster, is just writing."""
+
 _REFUSED = ("authorization violation", "authorization failed", "authentication expired", "authentication revoked")
 _ADDRESS = ("invalid connect url", "mixing of websocket", "invalid url")
 _PASSING = (

@@ -13,13 +13,13 @@ from nats.js.kv import KeyValue
 
 from ropewalk_zenml import wire
 from ropewalk_zenml.runs import Ref, is_final, record
+from ropewalk_zenml.trouble import OVERTAKEN
 
 LIFETIME = 90 * 24 * 3600
 """Seconds that a workload is remembered after the last run that it became: three
 times as long as Ropewalk keeps records unless told otherwise. It bounds the
 bucket: some 300 bytes for each run and each snapshot."""
 
-_WRONG_SEQUENCE = 10071
 _RESUMED = re.compile(r"-r\d+$")
 
 
@@ -137,7 +137,7 @@ async def _update(bucket: KeyValue, workload: str, refs: list[Ref], revision: in
     try:
         await bucket.update(workload, value, last=revision)
     except APIError as refusal:
-        if refusal.err_code != _WRONG_SEQUENCE:
+        if refusal.err_code not in OVERTAKEN:
             raise
         return False
     return True

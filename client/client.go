@@ -75,7 +75,7 @@ func NewID() string { return strings.ToLower(ulid.Make().String()) }
 // request is stored and will be run. Submitting the same id again is safe: it
 // is the same run, and duplicate says so where the server still knows; a run
 // that is over stays over. While a cluster of NATS servers chooses a leader,
-// nothing can be stored: Submit waits for up to 12 s, and its error is then
+// nothing can be stored: Submit waits for some 12 s, and its error is then
 // [jetstream.ErrNoStreamResponse].
 func (c *Client) Submit(ctx context.Context, request Request) (id string, duplicate bool, err error) {
 	request.Version = cmp.Or(request.Version, run.Version)

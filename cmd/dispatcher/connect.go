@@ -34,14 +34,15 @@ func (a *app) reach(ctx context.Context, use func(context.Context, *client.Clien
 	defer conn.Close()
 	err = use(ctx, client.New(js))
 	if errors.Is(err, nats.ErrNoResponders) {
-		// Only the question about the account tells the two apart.
-		asking, cancel := context.WithTimeout(ctx, patience)
+		// Only the question about the account tells the two apart, and neither
+		// may everybody ask nor is it answered while there is no leader.
+		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
-		if _, absent := js.AccountInfo(asking); absent == nil {
+		_, absent := js.AccountInfo(asking)
+		if !errors.Is(absent, jetstream.ErrJetStreamNotEnabled) && !errors.Is(absent, jetstream.ErrJetStreamNotEnabledForAccount) {
 			return fmt.Errorf("the NATS servers do not answer for all that they keep, as while they start or choose a leader; try again in a few seconds: %w", err)
-		} else if errors.Is(absent, jetstream.ErrJetStreamNotEnabled) || errors.Is(absent, jetstream.ErrJetStreamNotEnabledForAccount) {
-			err = absent
 		}
+		err = absent
 	}
 	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return fmt.Errorf("the NATS server at %s runs without JetStream, which Ropewalk needs; start it with -js, or give the account JetStream", conn.ConnectedUrlRedacted())

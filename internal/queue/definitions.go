@@ -88,7 +88,7 @@ func (d *Definitions) createStream(ctx context.Context, replicas int) error {
 		config := existing.CachedInfo().Config
 		wanted := streamConfig(replicas, nil)
 		if config.Replicas == wanted.Replicas {
-			return nil
+			return ensure.Readable(ctx, existing)
 		}
 		config.Replicas = wanted.Replicas
 		if _, err := d.js.UpdateStream(ctx, config); err != nil {
@@ -101,8 +101,8 @@ func (d *Definitions) createStream(ctx context.Context, replicas int) error {
 	}
 	// A stream has at least one subject.
 	created, err := d.js.CreateStream(ctx, streamConfig(replicas, []string{"default"}))
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return nil // another dispatcher was faster
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another dispatcher was faster
+		created, err = d.js.Stream(ctx, Stream)
 	}
 	if err != nil {
 		return fmt.Errorf("create stream %s: %w", Stream, err)

@@ -69,7 +69,7 @@ func (d *Due) publish(ctx context.Context, subject string, due run.Due, options 
 	}
 	if _, err := d.js.Publish(ctx, subject, value, options...); err != nil {
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
-			err = ErrNotSetUp
+			err = fmt.Errorf("nobody answers for it, as while the NATS servers start or choose a leader; try again in a few seconds: %w", err)
 		}
 		return fmt.Errorf("schedule attempt %d of run %s: %w", due.Attempt, due.ID, err)
 	}

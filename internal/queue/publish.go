@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,19 +29,22 @@ var (
 // is stored and will be run. A request for a run id that waits or is under way
 // already is that run: duplicate is true, and nothing was stored. It is safe
 // to repeat. While a cluster of servers chooses the stream's leader it waits,
-// and gives up with [jetstream.ErrNoStreamResponse] after 12 s.
+// and gives up with [jetstream.ErrNoStreamResponse] after some 12 s.
 func Publish(ctx context.Context, js jetstream.JetStream, request run.Request) (duplicate bool, err error) {
 	electing, cancel := context.WithTimeout(ctx, election)
 	defer cancel()
-	var last error // without the end of the time for it
-	err = retry.Do(electing, retry.Network, func() error {
+	var last error
+	err = retry.Do(electing, retry.Policy{First: 50 * time.Millisecond, Most: 500 * time.Millisecond}, func() error {
 		duplicate, last = publishAttempt(ctx, js, request, 1)
 		if errors.Is(last, jetstream.ErrNoStreamResponse) {
 			return last
 		}
 		return retry.Permanent(last)
 	}, nil)
-	return duplicate, cmp.Or(last, err)
+	if ctx.Err() == nil {
+		err = last // only the time for an election has ended
+	}
+	return duplicate, err
 }
 
 // election is longer than a cluster takes to choose a leader after it lost one

@@ -289,9 +289,6 @@ func (s *Schedules) arrange(ctx context.Context, schedule run.Schedule) error {
 		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeSchedulePatternInvalid {
 			return &run.InvalidError{Problems: []run.Problem{{Field: "cron", Message: "is not understood by the NATS server, or its time zone is not known there"}}}
 		}
-		if errors.Is(err, jetstream.ErrNoStreamResponse) {
-			return ErrNotSetUp
-		}
 		if err != nil {
 			return fmt.Errorf("arrange the times of schedule %s: %w", schedule.Name, err)
 		}

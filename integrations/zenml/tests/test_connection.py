@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -250,3 +251,23 @@ def test_what_is_away_for_long_is_not_waited_for_again(links: list[Link]) -> Non
             threads.submit(link.call, look).result(60)
         assert not waiting.done()
         link.close()
+
+
+def test_a_task_that_misses_its_end_is_told_again(nats: Nats) -> None:
+    link, missed, ended = Link(nats.settings()), threading.Event(), threading.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            missed.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    link.spawn(stubborn())
+    link.call(look)
+    link.close()
+    assert missed.is_set()
+    assert ended.is_set()

@@ -27,6 +27,8 @@ has by default, so that it goes on with everything else."""
 _TURN = 1.0
 """Seconds that one waits to be among them. A call takes milliseconds, so that
 whoever waits longer waits behind those whom NATS does not answer."""
+_AGAIN = 0.5
+"""Seconds after which a task that was to end is told so again."""
 
 
 @dataclass
@@ -108,10 +110,13 @@ class Link:
             return
 
         async def finish() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # More than once: a cancellation that meets the end of what the task
+            # waits for is lost in asyncio.wait_for.
+            while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in tasks:
+                    task.cancel()
+                done, _ = await asyncio.wait(tasks, timeout=_AGAIN)
+                await asyncio.gather(*done, return_exceptions=True)
             await process.connection.close()
 
         asyncio.run_coroutine_threadsafe(finish(), process.loop).result(10)

@@ -217,8 +217,12 @@ func noQueue(ctx context.Context, c *client.Client, name string) error {
 		return err // such as that there is no queue at all
 	default:
 		for _, definition := range definitions {
-			if definition.Name == name && definition.Draining {
+			switch {
+			case definition.Name != name:
+			case definition.Draining:
 				return fmt.Errorf("queue %s is being drained and takes no new runs; dispatcher queue resume %s opens it again", name, name)
+			default:
+				return fmt.Errorf("queue %s was made just now, and not every NATS server knows it yet; try again", name)
 			}
 		}
 		return unknownQueue(name, definitions)

@@ -4,7 +4,8 @@
 // On several servers a stream is there before it can be read: each replica
 // answers direct reads from when it notices that it is up to date, and the other
 // servers hear of that a moment later. Until then a reader is told that nobody
-// answers. What this package returns can be read.
+// answers. What this package returns can be read through the connection that it
+// was given; other servers may hear of it a moment later.
 package ensure
 
 import (

@@ -79,6 +79,18 @@ func StartCluster(t testing.TB) []jetstream.JetStream {
 			t.Fatal("nats-server does not start")
 		}
 	}
+	AwaitLeader(t, servers)
+	var all []jetstream.JetStream
+	for _, one := range servers {
+		_, js := Connect(t, one.ClientURL())
+		all = append(all, js)
+	}
+	return all
+}
+
+// AwaitLeader returns once servers have found each other and chosen who leads.
+func AwaitLeader(t testing.TB, servers []*server.Server) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err := retry.Do(ctx, retry.Policy{First: 20 * time.Millisecond, Most: 20 * time.Millisecond}, func() error {
@@ -95,12 +107,6 @@ func StartCluster(t testing.TB) []jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []jetstream.JetStream
-	for _, one := range servers {
-		_, js := Connect(t, one.ClientURL())
-		all = append(all, js)
-	}
-	return all
 }
 
 // Serve runs a server that keeps its state in dir, for examples and TestMain,

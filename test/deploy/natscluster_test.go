@@ -15,7 +15,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +27,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/ropewalk/ropewalk/internal/natsconn"
+	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -85,22 +85,7 @@ func startNATS(t *testing.T) *natsCluster {
 		t.Cleanup(func() { started.Shutdown(); started.WaitForShutdown() })
 		servers = append(servers, started)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	err := rig.Poll(ctx, 50*time.Millisecond, func() error {
-		if !slices.ContainsFunc(servers, (*server.Server).JetStreamIsLeader) {
-			return fmt.Errorf("the servers have no leader")
-		}
-		for _, one := range servers {
-			if !one.JetStreamIsCurrent() {
-				return fmt.Errorf("%s is not current", one.Name())
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	natstest.AwaitLeader(t, servers)
 	return &natsCluster{t, "tls://" + strings.Join(clients, ",tls://"), filepath.Join(dir, "ca.crt")}
 }
 

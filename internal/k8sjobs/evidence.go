@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,8 @@ func (l *Launcher) evidence(ctx context.Context, s Sight, seen run.Observation) 
 		switch {
 		case apierrors.IsNotFound(err):
 			lacking = append(lacking, errors.New("the pod is gone, and its log with it"))
+		case errors.Is(err, errNoLog):
+			lacking = append(lacking, err)
 		case err != nil:
 			lacking = append(lacking, fmt.Errorf("the pod's log cannot be read: %s", refusal(err).Message))
 		}
@@ -128,18 +131,42 @@ func (l *Launcher) listWarnings(ctx context.Context, pod PodSight) ([]*corev1.Ev
 	return events, nil
 }
 
+// errNoLog: in the place of a log came the node's words.
+var errNoLog = errors.New("the node has no log to read")
+
 // tail reads the last lines of a container's log. A log that breaks off is told
 // as far as it came.
 func (l *Launcher) tail(ctx context.Context, pod PodSight, container string) (string, error) {
 	stream, err := l.client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
-		Container: container, TailLines: new(int64(run.EvidenceLines)), LimitBytes: new(int64(logBytes)),
+		Container: container, Timestamps: true, TailLines: new(int64(run.EvidenceLines)), LimitBytes: new(int64(logBytes)),
 	}).Stream(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = stream.Close() }()
-	text, err := io.ReadAll(io.LimitReader(stream, logBytes))
-	return string(text), err
+	log, err := io.ReadAll(io.LimitReader(stream, logBytes))
+	text, words := written(string(log))
+	if err == nil && words != "" {
+		err = fmt.Errorf("%w: %.300s", errNoLog, words)
+	}
+	return text, err
+}
+
+// written is what the program wrote of a log with times, and what the node said
+// in its place. That the container was removed, or its log cannot be read, comes
+// as a line of it and with status 200 (kubernetes/kubernetes issue 142258); such
+// a line has no time.
+func written(log string) (text, words string) {
+	var lines, said []string
+	for line := range strings.Lines(log) {
+		at, rest, _ := strings.Cut(line, " ")
+		if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
+			said = append(said, strings.TrimSpace(line))
+			continue
+		}
+		lines = append(lines, rest)
+	}
+	return strings.Join(lines, ""), strings.Join(said, "; ")
 }
 
 // newest is the newest of some events, oldest first.

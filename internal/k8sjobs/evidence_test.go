@@ -34,7 +34,8 @@ func TestAnAttemptThatFailedIsReadOnce(t *testing.T) {
 				LastTimestamp: metav1.NewTime(warned.Add(-time.Duration(i) * time.Second)),
 			})
 		}
-		s.log = strings.Repeat("line\n", 30) + "last \x1b[2J\n"
+		const at = "2026-01-02T03:04:05.678901234Z "
+		s.log = strings.Repeat(at+"line\n", 30) + at + "last \x1b[2J\n"
 		f := endsWith(s, 3)
 		f.ends(run.Failed, run.AppError)
 		s.asked("list events", "get pods/log")
@@ -80,6 +81,29 @@ func TestEvidenceThatCannotBeReadIsNoErrorButIsTold(t *testing.T) {
 				f.ends(run.Failed, run.AppError)
 				if evidence := f.final.Evidence; evidence == nil || !strings.Contains(evidence.Missing, c.want) {
 					t.Errorf("the evidence is %+v, want it to say %q", evidence, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatTheNodeSaysInTheLogsPlaceIsNotTheProgramsWord(t *testing.T) {
+	const removed = "unable to retrieve container logs for containerd://5e9b"
+	for says, c := range map[string]struct {
+		log  string
+		want []string
+	}{
+		"instead of the log":       {removed, nil},
+		"where the log breaks off": {"2026-01-02T03:04:05.6Z begun\n2026-01-02T03:04:06Z \n" + removed + "\n", []string{"begun"}},
+	} {
+		t.Run(says, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.log = c.log
+				f := endsWith(s, 3)
+				f.ends(run.Failed, run.AppError)
+				want := &run.Evidence{LastLines: c.want, Missing: "Not all is here: the node has no log to read: " + removed + "."}
+				if !reflect.DeepEqual(f.final.Evidence, want) {
+					t.Errorf("the evidence is %+v, want %+v", f.final.Evidence, want)
 				}
 			})
 		})

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -275,6 +275,56 @@ async def wanted_cancelled(js: JetStreamContext, run_id: UUID) -> None:
 
 def test_before_any_dispatcher_it_says_what_to_start(manager: WorkloadManager) -> None:
     with pytest.raises(RopewalkError, match="no queue default; start a dispatcher"):
+        start(manager, uuid4(), uuid4(), "true")
+
+
+@contextlib.contextmanager
+def unanswered(nats: Nats) -> Iterator[None]:
+    """Have nobody answer who publishes runs, as while a cluster has no leader for them."""
+
+    async def listen(js: JetStreamContext, subjects: list[str]) -> list[str]:
+        config = (await js.stream_info(wire.RUNS)).config
+        before, config.subjects = config.subjects, subjects
+        await js.update_stream(config)
+        return before or []
+
+    with almighty(nats) as link:
+        before = link.call(lambda js: listen(js, ["ropewalk.runs.nobody.>"]))
+        yield
+        link.call(lambda js: listen(js, before))
+
+
+def test_it_waits_while_a_queue_has_no_leader(manager: WorkloadManager, nats: Nats, tmp_path: Path) -> None:
+    Dispatcher(tmp_path, nats).stop()
+    run_id = uuid4()
+    with ThreadPoolExecutor(1) as threads:
+        with unanswered(nats):
+            starting = threads.submit(start, manager, uuid4(), run_id, "true")
+            assert not wait([starting], timeout=1).done
+        starting.result()
+    assert messages(manager, run_id)[0].startswith(f"Run {run_id} waits in Ropewalk's queue default.")
+
+
+def test_a_queue_without_an_answer_for_long_is_told_as_that(
+    manager: WorkloadManager, nats: Nats, tmp_path: Path
+) -> None:
+    Dispatcher(tmp_path, nats).stop()
+    with unanswered(nats), pytest.raises(UnreachableError, match="see whether JetStream is well there"):
+        start(manager, uuid4(), uuid4(), "true")
+
+
+@pytest.mark.parametrize("definition", [b"", b'{"name": "default", "concurrency": 2, "draining": true}'])
+def test_a_queue_that_takes_no_runs_is_told_at_once(
+    manager: WorkloadManager, nats: Nats, tmp_path: Path, definition: bytes
+) -> None:
+    Dispatcher(tmp_path, nats).stop()
+
+    async def define(js: JetStreamContext) -> None:
+        await (await js.key_value(wire.QUEUES)).put("default", definition)
+
+    with almighty(nats) as link:
+        link.call(define)
+    with unanswered(nats), pytest.raises(RopewalkError, match="no queue default; start a dispatcher"):
         start(manager, uuid4(), uuid4(), "true")
 
 

@@ -50,6 +50,8 @@ async def publish(js: JetStreamContext, ref: Ref, request: dict[str, Any]) -> No
     try:
         await js.publish(wire.run_subject(ref.queue, ref.id), data, stream=wire.RUNS, headers={"Nats-Msg-Id": ref.id})
     except NoStreamResponseError:
+        if await _takes_runs(js, ref.queue):
+            raise nats.errors.NoRespondersError from None  # which passes
         raise RopewalkError(
             f"Ropewalk has no queue {ref.queue}; start a dispatcher on this NATS server, make the queue "
             f"(dispatcher queue set {ref.queue} --concurrency 2), or set ZENML_ROPEWALK_QUEUE."
@@ -66,6 +68,27 @@ async def publish(js: JetStreamContext, ref: Ref, request: dict[str, Any]) -> No
                 f"Ropewalk's queue is full ({refusal.description}); try again later, or raise the limits of "
                 f"stream {wire.RUNS}."
             ) from None
+
+
+async def _takes_runs(js: JetStreamContext, queue: str) -> bool:
+    """Whether there is a queue of that name and it is not drained.
+
+    Its definition tells, which each server that holds it reads out, also while
+    the stream of requests has no leader, so that nobody answers a publisher.
+    """
+    try:
+        last = await js.get_last_msg(f"KV_{wire.QUEUES}", f"$KV.{wire.QUEUES}.{queue}", direct=True)
+    except NotFoundError:
+        return False
+    except nats.errors.NoRespondersError:
+        # No dispatcher has ever run, or the servers are not up yet.
+        try:
+            await js.stream_info(f"KV_{wire.RECORDS}")
+        except NotFoundError:
+            return False
+        raise
+    definition = json.loads(last.data or b"null")
+    return definition is not None and not definition.get("draining", False)
 
 
 async def record(js: JetStreamContext, ref: Ref) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 RUNS = "RUNS"
+QUEUES = "ropewalk-queues"
 RECORDS = "ropewalk-runs"
 CANCELLATIONS = "ropewalk-cancels"
 LOGS = "RUN_LOGS"

@@ -184,11 +184,10 @@ func (s *Schedules) Resume(ctx context.Context, name string) error {
 
 func (s *Schedules) setPaused(ctx context.Context, name string, paused bool) error {
 	schedule, err := s.update(ctx, name, func(schedule *run.Schedule) bool {
-		if schedule.Paused == paused {
-			return false
+		if schedule.Paused != paused {
+			schedule.Paused, schedule.ChangedAt = paused, time.Now().UTC()
 		}
-		schedule.Paused, schedule.ChangedAt = paused, time.Now().UTC()
-		return true
+		return true // what was read may be a moment old; the write tells
 	})
 	if err != nil {
 		return err

@@ -35,7 +35,8 @@ func newKubernetesClient(settings *config.Config, count func(verb, resource stri
 // runs show it.
 func newKubernetesLauncher(ctx context.Context, settings *config.Config, client kubernetes.Interface, log zerolog.Logger) (*k8sjobs.Launcher, error) {
 	launcher, err := k8sjobs.New(k8sjobs.Config{
-		Client: client, Settings: kubernetesSettings(settings), Log: log.With().Str(logging.Component, "k8sjobs").Logger(),
+		Client: client, Settings: kubernetesSettings(settings), Logs: followsLogs(settings),
+		Log: log.With().Str(logging.Component, "k8sjobs").Logger(),
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
@@ -27,9 +28,13 @@ import (
 // anew. It costs a request then, for each container that is silent.
 const logSilence = time.Minute
 
+// followsLogs: the settings say where logs are kept. Nobody would take them off
+// the stream otherwise.
+func followsLogs(settings *config.Config) bool { return settings.Archive() != (config.Archive{}) }
+
 // prepareLogs makes the stream of logs, if anybody will take them off it.
 func prepareLogs(ctx context.Context, settings *config.Config, js jetstream.JetStream) error {
-	if settings.Archive() == (config.Archive{}) {
+	if !followsLogs(settings) {
 		return nil
 	}
 	_, err := logstream.Create(ctx, js, logstream.Config{MaxBytes: int64(settings.Logs.StreamBytes), Replicas: settings.NATS.Replicas})
@@ -37,10 +42,9 @@ func prepareLogs(ctx context.Context, settings *config.Config, js jetstream.JetS
 }
 
 // withLogs has the logs of the runs that a launcher follows followed too, if
-// the settings say where logs are kept: nobody would take them off the stream
-// otherwise.
+// [followsLogs].
 func withLogs(ctx context.Context, settings *config.Config, inner launcher, js jetstream.JetStream, counters *metrics.Metrics, log zerolog.Logger) (launcher, error) {
-	if settings.Archive() == (config.Archive{}) {
+	if !followsLogs(settings) {
 		log.Info().Msg("ROPEWALK_LOG_ARCHIVE is not set; logs stay in the pods")
 		return inner, nil
 	}
@@ -53,17 +57,15 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 	if err != nil {
 		return nil, err
 	}
-	var (
-		jobs   logfollow.Jobs
-		finder runner
-	)
-	if local, ok := inner.(*localexec.Launcher); ok {
+	followed := &logged{launcher: inner}
+	switch inner := inner.(type) {
+	case *localexec.Launcher:
 		// Without a cluster, one process is all there is.
 		kept, err := logship.Open(ctx, settings, counters)
 		if err != nil {
 			return nil, err
 		}
-		jobs, finder = localLogs{local}, shipping(func(ctx context.Context) error {
+		followed.shipper = shipping(func(ctx context.Context) error {
 			parts, failing := errgroup.WithContext(ctx)
 			parts.Go(func() error {
 				return logship.Run(failing, js, settings, kept, counters, log.With().Str(logging.Component, "ship").Logger())
@@ -71,7 +73,8 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 			parts.Go(func() error { return logship.Answer(failing, js, kept, component) })
 			return parts.Wait()
 		})
-	} else {
+		followed.logs = logfollow.NewRuns(follower, localLogs{inner}, component)
+	case *places:
 		// A client of its own, so that launching never waits behind logs.
 		client, err := k8sjobs.NewClient(k8sjobs.ClientConfig{
 			Kubeconfig: os.Getenv("KUBECONFIG"), QPS: float32(settings.Kubernetes.QPS), Burst: settings.Kubernetes.Burst,
@@ -84,28 +87,32 @@ func withLogs(ctx context.Context, settings *config.Config, inner launcher, js j
 		if err != nil {
 			return nil, err
 		}
-		placed, err := newPlacedLogs(settings, client, runs)
+		placed, err := newPlacedLogs(inner, client, runs)
 		if err != nil {
 			return nil, err
 		}
-		jobs, finder = placed, placed
+		followed.logs = logfollow.NewRuns(follower, placed, component)
+	default:
+		return nil, fmt.Errorf("nobody knows where the logs of a %T are", inner)
 	}
-	return &logged{launcher: inner, finder: finder, logs: logfollow.NewRuns(follower, jobs, component)}, nil
+	return followed, nil
 }
 
 // logged is a launcher whose Jobs' logs are followed.
 type logged struct {
 	launcher
-	// finder is what finds the logs, or ships them.
-	finder runner
-	logs   *logfollow.Runs
+	logs *logfollow.Runs
+	// shipper is nil where logs are shipped by another process.
+	shipper runner
 }
 
 // Run runs the launcher and what follows logs.
 func (l *logged) Run(ctx context.Context) error {
 	parts, failing := errgroup.WithContext(ctx)
-	for _, part := range []runner{l.launcher, l.finder, l.logs} {
-		parts.Go(func() error { return part.Run(failing) })
+	parts.Go(func() error { return l.launcher.Run(failing) })
+	parts.Go(func() error { return l.logs.Run(failing) })
+	if l.shipper != nil {
+		parts.Go(func() error { return l.shipper.Run(failing) })
 	}
 	return parts.Wait()
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +49,7 @@ func (p *places) in(namespace string) (*k8sjobs.Launcher, error) {
 		settings.Namespace = namespace
 		p.log.Info().Str(logging.Namespace, namespace).Msg("runs of a queue go to a namespace of their own")
 		return k8sjobs.New(k8sjobs.Config{
-			Client: p.client, Settings: settings,
+			Client: p.client, Settings: settings, Logs: followsLogs(p.settings),
 			Log: p.log.With().Str(logging.Component, "k8sjobs").Str(logging.Namespace, namespace).Logger(),
 		})
 	})
@@ -119,17 +122,6 @@ func (o opened[T]) get(namespace string, open func() (T, error)) (T, error) {
 	return made, nil
 }
 
-// now returns those that are open.
-func (o opened[T]) now() []T {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	all := make([]T, 0, len(o.all))
-	for _, one := range o.all {
-		all = append(all, one)
-	}
-	return all
-}
-
 // run runs the first and all that are opened, until ctx ends or one fails.
 func (o opened[T]) run(ctx context.Context, first runner) error {
 	parts, failing := errgroup.WithContext(ctx)
@@ -147,35 +139,50 @@ func (o opened[T]) run(ctx context.Context, first runner) error {
 	return parts.Wait()
 }
 
-// placedLogs finds the logs of pods in the namespaces of their runs.
+// placedLogs finds the logs of pods in the namespaces of their runs. It sees what
+// the launchers there watch.
 type placedLogs struct {
-	main     *podlogs.Pods
-	settings *config.Config
-	client   kubernetes.Interface
-	runs     *runstore.Store
-	others   opened[*podlogs.Pods]
+	places *places
+	client kubernetes.Interface
+	runs   *runstore.Store
+
+	mu  sync.Mutex
+	all map[string]*podlogs.Pods // by namespace
 }
 
-func newPlacedLogs(settings *config.Config, client kubernetes.Interface, runs *runstore.Store) (*placedLogs, error) {
-	p := &placedLogs{settings: settings, client: client, runs: runs, others: newOpened[*podlogs.Pods]()}
-	var err error
-	p.main, err = p.open(settings.Kubernetes.Namespace)
+func newPlacedLogs(places *places, client kubernetes.Interface, runs *runstore.Store) (*placedLogs, error) {
+	p := &placedLogs{places: places, client: client, runs: runs, all: make(map[string]*podlogs.Pods)}
+	_, err := p.in("") // builders are there too
 	return p, err
 }
 
-func (p *placedLogs) open(namespace string) (*podlogs.Pods, error) {
-	return podlogs.New(podlogs.Config{Client: p.client, Namespace: namespace, Selector: k8sjobs.Selector(p.settings.Launch.Instance)})
-}
-
+// in finds the logs in a namespace; empty is that of the settings.
 func (p *placedLogs) in(namespace string) (*podlogs.Pods, error) {
-	if namespace == "" || namespace == p.settings.Kubernetes.Namespace {
-		return p.main, nil
+	namespace = cmp.Or(namespace, p.places.settings.Kubernetes.Namespace)
+	launcher, err := p.places.in(namespace)
+	if err != nil {
+		return nil, err
 	}
-	return p.others.get(namespace, func() (*podlogs.Pods, error) { return p.open(namespace) })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if there, ok := p.all[namespace]; ok {
+		return there, nil
+	}
+	made, err := podlogs.New(podlogs.Config{
+		Client: p.client, Watch: launcher, Namespace: namespace, Selector: k8sjobs.Selector(p.places.settings.Launch.Instance),
+	})
+	if err == nil {
+		p.all[namespace] = made
+	}
+	return made, err
 }
 
-// Run runs all watches.
-func (p *placedLogs) Run(ctx context.Context) error { return p.others.run(ctx, p.main) }
+// now returns those of all namespaces where somebody has looked.
+func (p *placedLogs) now() []*podlogs.Pods {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.all))
+}
 
 // Logs finds the logs of one Job.
 func (p *placedLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(logevent.Log, logfollow.Source)) error {
@@ -189,8 +196,14 @@ func (p *placedLogs) Logs(ctx context.Context, job run.Job, over <-chan struct{}
 // Ended finds the logs that will not grow any more, wherever runs are. A
 // namespace that does not let us look does not keep us from the others.
 func (p *placedLogs) Ended(ctx context.Context, found func(logevent.Log, logfollow.Source)) error {
-	err := podLogs{p.main}.Ended(ctx, found)
-	for _, pods := range p.others.now() {
+	main, err := p.in("")
+	if err == nil {
+		err = podLogs{main}.Ended(ctx, found)
+	}
+	for _, pods := range p.now() {
+		if pods == main {
+			continue
+		}
 		const soon = 5 * time.Second
 		limited, cancel := context.WithTimeout(ctx, soon)
 		_ = podLogs{pods}.Ended(limited, found) // there is another look soon
@@ -221,7 +234,7 @@ func (p *placedLogs) Gone(ctx context.Context, log logevent.Log) (bool, error) {
 			}
 		}
 	}
-	for _, pods := range append(p.others.now(), p.main) {
+	for _, pods := range p.now() {
 		if gone, err := pods.Gone(ctx, log.Pod); err != nil || !gone {
 			return false, err
 		}

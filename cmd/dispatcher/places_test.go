@@ -52,8 +52,8 @@ func TestWhatIsOpenedLaterRunsToo(t *testing.T) {
 			t.Fatalf("only %v run", seen)
 		}
 	}
-	if seen["first"] != 1 || seen["early"] != 1 || seen["late"] != 1 || len(all.now()) != 2 {
-		t.Errorf("running are %v, of which were opened %d", seen, len(all.now()))
+	if seen["first"] != 1 || seen["early"] != 1 || seen["late"] != 1 || len(all.all) != 2 {
+		t.Errorf("running are %v, of which were opened %d", seen, len(all.all))
 	}
 	fail <- errors.New("broken")
 	select {

@@ -28,7 +28,9 @@ const placeholder = "image"
 type Config struct {
 	Client   kubernetes.Interface
 	Settings Settings
-	Log      zerolog.Logger
+	// Logs: the logs of pods are read, by whoever is given [Launcher.Pods].
+	Logs bool
+	Log  zerolog.Logger
 }
 
 // Launcher makes the Jobs of attempts and tells what becomes of them. It is
@@ -49,7 +51,7 @@ func New(config Config) (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	watch, err := newWatcher(config.Client, config.Settings, config.Log)
+	watch, err := newWatcher(config)
 	if err != nil {
 		return nil, err
 	}

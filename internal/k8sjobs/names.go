@@ -11,9 +11,11 @@ import (
 const (
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	LabelInstance  = "app.kubernetes.io/instance"
-	LabelRunID     = "ropewalk.dev/run-id"
-	LabelQueue     = "ropewalk.dev/queue"
-	LabelAttempt   = "ropewalk.dev/attempt"
+	LabelRunID     = labelPrefix + "run-id"
+	LabelQueue     = labelPrefix + "queue"
+	LabelAttempt   = labelPrefix + "attempt"
+
+	labelPrefix = "ropewalk.dev/"
 
 	// ManagedBy is the value of [LabelManagedBy].
 	ManagedBy = "ropewalk"

@@ -2,6 +2,7 @@ package k8sjobs
 
 import (
 	"fmt"
+	"strings"
 	"unique"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -58,6 +59,35 @@ func stripPod(object any) (any, error) {
 	kept.Status.InitContainerStatuses = stripContainers(pod.Status.InitContainerStatuses)
 	kept.Status.ContainerStatuses = stripContainers(pod.Status.ContainerStatuses)
 	return kept, nil
+}
+
+// stripPodForLogs keeps what [Launcher.Pods] promises besides.
+func stripPodForLogs(object any) (any, error) {
+	stripped, err := stripPod(object)
+	pod, isPod := object.(*corev1.Pod)
+	if !isPod || err != nil {
+		return stripped, err
+	}
+	kept := stripped.(*corev1.Pod)
+	for label, value := range pod.Labels {
+		if strings.HasPrefix(label, labelPrefix) {
+			metav1.SetMetaDataLabel(&kept.ObjectMeta, label, value)
+		}
+	}
+	kept.Spec.InitContainers = stripSpecs(pod.Spec.InitContainers)
+	kept.Spec.Containers = stripSpecs(pod.Spec.Containers)
+	return kept, nil
+}
+
+func stripSpecs(containers []corev1.Container) []corev1.Container {
+	if len(containers) == 0 {
+		return nil
+	}
+	kept := make([]corev1.Container, len(containers))
+	for i, container := range containers {
+		kept[i] = corev1.Container{Name: interned(container.Name), RestartPolicy: container.RestartPolicy}
+	}
+	return kept
 }
 
 func stripContainers(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {

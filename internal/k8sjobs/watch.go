@@ -58,10 +58,11 @@ func (v *view) see(pod *corev1.Pod, gone bool) {
 	v.pods[pod.UID] = PodSight{Pod: pod, Gone: gone, Cause: before}
 }
 
-func newWatcher(client kubernetes.Interface, settings Settings, log zerolog.Logger) (*watcher, error) {
+func newWatcher(config Config) (*watcher, error) {
+	client, settings := config.Client, config.Settings
 	w := &watcher{
 		synced:    make(chan struct{}),
-		log:       log,
+		log:       config.Log,
 		following: make(map[types.UID]map[*view]struct{}),
 		troubles:  make(map[string]error),
 	}
@@ -71,11 +72,15 @@ func newWatcher(client kubernetes.Interface, settings Settings, log zerolog.Logg
 		options.FieldSelector = "involvedObject.kind=Job,reason=FailedCreate"
 	}
 	jobs, pods, events := client.BatchV1().Jobs(ns), client.CoreV1().Pods(ns), client.CoreV1().Events(ns)
+	keep := stripPod
+	if config.Logs {
+		keep = stripPodForLogs
+	}
 	var err error
 	if w.jobs, err = w.informer(client, "jobs", &batchv1.Job{}, listWatch(ours, jobs.List, jobs.Watch), stripJob, w.jobChanged); err != nil {
 		return nil, err
 	}
-	if w.pods, err = w.informer(client, "pods", &corev1.Pod{}, listWatch(ours, pods.List, pods.Watch), stripPod, w.podChanged); err != nil {
+	if w.pods, err = w.informer(client, "pods", &corev1.Pod{}, listWatch(ours, pods.List, pods.Watch), keep, w.podChanged); err != nil {
 		return nil, err
 	}
 	w.events, err = w.informer(client, "events", &corev1.Event{}, listWatch(refused, events.List, events.Watch), stripEvent, w.eventChanged)

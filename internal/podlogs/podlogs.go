@@ -2,8 +2,7 @@
 // reads their logs by the Kubernetes log API. What is done with the lines is
 // not its business; cmd joins it to the follower.
 //
-// It keeps a watch of its own on the pods, with little more in memory of each
-// than the states of its containers.
+// It sees the pods by the watch of whoever launches them.
 package podlogs
 
 import (
@@ -18,9 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
@@ -39,17 +36,33 @@ const (
 
 // Config is where pods are.
 type Config struct {
-	Client    kubernetes.Interface
+	Client kubernetes.Interface
+	Watch  Watch
+	// Namespace is that of the watch.
 	Namespace string
 	// Selector is the label selector of an installation's pods.
 	Selector string
 }
 
-// Pods watches the pods of runs.
+// Watch is what is seen of a namespace's pods and Jobs. It may lag behind the
+// cluster.
+type Watch interface {
+	// Pods is the informer of the pods, which somebody else runs. Of each pod it
+	// has at least name, UID, the labels ropewalk.dev/*, the containers' names and
+	// restart policies, the phase and the states of the containers.
+	Pods() cache.SharedIndexInformer
+	// PodsOf is what the informer has of a Job's pods.
+	PodsOf(job run.Job) []*corev1.Pod
+	// JobOf is the UID of a pod's Job, empty if it has none.
+	JobOf(pod *corev1.Pod) types.UID
+	// PodsCounted is how many pods a Job had in all, where that is over and known.
+	PodsCounted(job run.Job) (pods int, over bool)
+}
+
+// Pods finds the containers of the pods of runs.
 type Pods struct {
-	config   Config
-	informer cache.SharedIndexInformer
-	synced   cache.InformerSynced
+	config Config
+	synced cache.InformerSynced
 
 	mu   sync.Mutex
 	jobs map[types.UID]map[types.UID]*pod // followed, by Job and pod
@@ -73,29 +86,10 @@ func (p *pod) update(object *corev1.Pod, gone bool) {
 	p.changed = make(chan struct{})
 }
 
-// New returns a watch that begins with [Pods.Run].
+// New returns what finds the pods that the watch shows.
 func New(config Config) (*Pods, error) {
 	w := &Pods{config: config, jobs: make(map[types.UID]map[types.UID]*pod), news: make(map[types.UID]chan struct{})}
-	pods := config.Client.CoreV1().Pods(config.Namespace)
-	w.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.LabelSelector = config.Selector
-			return pods.List(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.LabelSelector = config.Selector
-			return pods.Watch(ctx, options)
-		},
-	}, config.Client), &corev1.Pod{}, 0, cache.Indexers{byJob: func(object any) ([]string, error) {
-		if pod, ok := object.(*corev1.Pod); ok {
-			return []string{string(jobUID(pod))}, nil
-		}
-		return nil, nil
-	}})
-	if err := w.informer.SetTransform(strip); err != nil {
-		return nil, fmt.Errorf("watch pods: %w", err)
-	}
-	registration, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	registration, err := config.Watch.Pods().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { w.changed(object, false) },
 		UpdateFunc: func(_, object any) { w.changed(object, false) },
 		DeleteFunc: func(object any) {
@@ -112,69 +106,12 @@ func New(config Config) (*Pods, error) {
 	return w, nil
 }
 
-const byJob = "job"
-
-func jobUID(pod *corev1.Pod) types.UID {
-	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
-		return owner.UID
-	}
-	return ""
-}
-
-// strip leaves of a pod what this package reads.
-func strip(object any) (any, error) {
-	pod, ok := object.(*corev1.Pod)
-	if !ok {
-		return object, nil
-	}
-	kept := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-		Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion, OwnerReferences: pod.OwnerReferences,
-		Labels: make(map[string]string),
-	}}
-	for _, label := range []string{labelRunID, labelQueue, labelAttempt, labelBuild} {
-		if value, ok := pod.Labels[label]; ok {
-			kept.Labels[label] = value
-		}
-	}
-	for _, container := range pod.Spec.InitContainers {
-		kept.Spec.InitContainers = append(kept.Spec.InitContainers, corev1.Container{Name: container.Name, RestartPolicy: container.RestartPolicy})
-	}
-	for _, container := range pod.Spec.Containers {
-		kept.Spec.Containers = append(kept.Spec.Containers, corev1.Container{Name: container.Name})
-	}
-	kept.Status.Phase = pod.Status.Phase
-	for _, status := range pod.Status.InitContainerStatuses {
-		kept.Status.InitContainerStatuses = append(kept.Status.InitContainerStatuses, stripStatus(status))
-	}
-	for _, status := range pod.Status.ContainerStatuses {
-		kept.Status.ContainerStatuses = append(kept.Status.ContainerStatuses, stripStatus(status))
-	}
-	return kept, nil
-}
-
-func stripStatus(status corev1.ContainerStatus) corev1.ContainerStatus {
-	kept := corev1.ContainerStatus{Name: status.Name}
-	switch {
-	case status.State.Running != nil:
-		kept.State.Running = &corev1.ContainerStateRunning{}
-	case status.State.Terminated != nil:
-		kept.State.Terminated = &corev1.ContainerStateTerminated{}
-	}
-	return kept
-}
-
-// Run watches until ctx ends.
-func (w *Pods) Run(ctx context.Context) error {
-	w.informer.RunWithContext(ctx)
-	return nil
-}
-
 func (w *Pods) changed(object any, gone bool) {
 	seen, ok := object.(*corev1.Pod)
 	if !ok {
 		return
 	}
-	job := jobUID(seen)
+	job := w.config.Watch.JobOf(seen)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	pods, followed := w.jobs[job]
@@ -218,15 +155,9 @@ func (w *Pods) Logs(ctx context.Context, job run.Job, over <-chan struct{}, foun
 		delete(w.jobs, uid)
 		delete(w.news, uid)
 	}()
-	there, err := w.informer.GetIndexer().ByIndex(byJob, job.UID)
-	if err != nil {
-		return fmt.Errorf("look up the pods of job %s: %w", job.Name, err)
-	}
 	w.mu.Lock()
-	for _, object := range there {
-		if seen, ok := object.(*corev1.Pod); ok {
-			w.note(pods, seen, false)
-		}
+	for _, seen := range w.config.Watch.PodsOf(job) {
+		w.note(pods, seen, false)
 	}
 	w.mu.Unlock()
 	given := make(map[string]bool)
@@ -262,34 +193,18 @@ func (w *Pods) give(uid types.UID, pods map[types.UID]*pod, given map[string]boo
 	return news
 }
 
-// rest asks the cluster for the Job's pods, since the watch may lag behind its
-// end, and marks all as ended.
+// rest looks for the pods that a Job had when it was over, and marks those as
+// ended that are no longer there.
 func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, given map[string]bool, found func(*Container)) error {
-	var list *corev1.PodList
-	wait := 100 * time.Millisecond
-	for {
-		var err error
-		list, err = w.config.Client.CoreV1().Pods(job.Namespace).List(ctx, metav1.ListOptions{LabelSelector: w.config.Selector + ",batch.kubernetes.io/job-name=" + job.Name})
-		if err == nil {
-			break
-		}
-		select {
-		case <-time.After(wait):
-			wait = min(2*wait, 5*time.Second)
-		case <-ctx.Done():
-			return fmt.Errorf("list the pods of job %s: %w", job.Name, err)
-		}
+	there, err := w.all(ctx, job)
+	if err != nil {
+		return err
 	}
 	w.mu.Lock()
 	present := make(map[types.UID]bool)
-	for i := range list.Items {
-		if seen := &list.Items[i]; jobUID(seen) == types.UID(job.UID) {
-			present[seen.UID] = true
-			kept, err := strip(seen)
-			if stripped, ok := kept.(*corev1.Pod); ok && err == nil {
-				w.note(pods, stripped, false)
-			}
-		}
+	for _, seen := range there {
+		present[seen.UID] = true
+		w.note(pods, seen, false)
 	}
 	for uid, p := range pods {
 		if !present[uid] {
@@ -299,6 +214,44 @@ func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, g
 	w.mu.Unlock()
 	w.give(types.UID(job.UID), pods, given, found)
 	return w.awaitEnds(ctx, types.UID(job.UID), pods)
+}
+
+// all returns the pods of a Job that is over. The watch may lag behind that: if
+// it does not show as many that have ended as the Job had, the cluster is asked.
+func (w *Pods) all(ctx context.Context, job run.Job) ([]*corev1.Pod, error) {
+	counted, over := w.config.Watch.PodsCounted(job)
+	seen, ended := w.config.Watch.PodsOf(job), 0
+	for _, pod := range seen {
+		if isOver(pod) {
+			ended++
+		}
+	}
+	if over && ended >= counted {
+		return seen, nil
+	}
+	wait := 100 * time.Millisecond
+	for {
+		list, err := w.config.Client.CoreV1().Pods(job.Namespace).List(ctx, metav1.ListOptions{LabelSelector: w.config.Selector + ",batch.kubernetes.io/job-name=" + job.Name})
+		if err == nil {
+			var of []*corev1.Pod
+			for i := range list.Items {
+				if pod := &list.Items[i]; w.config.Watch.JobOf(pod) == types.UID(job.UID) {
+					of = append(of, pod)
+				}
+			}
+			return of, nil
+		}
+		select {
+		case <-time.After(wait):
+			wait = min(2*wait, 5*time.Second)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list the pods of job %s: %w", job.Name, err)
+		}
+	}
+}
+
+func isOver(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 // awaitEnds keeps telling the containers of changes until none is left that
@@ -329,9 +282,9 @@ func (w *Pods) Ended(ctx context.Context, found func(*Container)) error {
 	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
 		return ctx.Err()
 	}
-	for _, object := range w.informer.GetStore().List() {
+	for _, object := range w.config.Watch.Pods().GetStore().List() {
 		seen, ok := object.(*corev1.Pod)
-		if !ok || seen.Status.Phase != corev1.PodSucceeded && seen.Status.Phase != corev1.PodFailed {
+		if !ok || !isOver(seen) {
 			continue
 		}
 		for _, container := range w.containers(&pod{object: seen, changed: make(chan struct{})}) {
@@ -343,7 +296,7 @@ func (w *Pods) Ended(ctx context.Context, found func(*Container)) error {
 
 // Gone tells whether no pod of that name is in the namespace.
 func (w *Pods) Gone(ctx context.Context, name string) (bool, error) {
-	if _, there, err := w.informer.GetStore().GetByKey(w.config.Namespace + "/" + name); err == nil && there {
+	if _, there, err := w.config.Watch.Pods().GetStore().GetByKey(w.config.Namespace + "/" + name); err == nil && there {
 		return false, nil
 	}
 	list, err := w.config.Client.CoreV1().Pods(w.config.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
@@ -407,7 +360,7 @@ func (c *Container) Changed() <-chan struct{} {
 func (c *Container) Ended() bool {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
-	if c.pod.gone || c.pod.object.Status.Phase == corev1.PodSucceeded || c.pod.object.Status.Phase == corev1.PodFailed {
+	if c.pod.gone || isOver(c.pod.object) {
 		return true
 	}
 	status := c.status()

@@ -11,12 +11,15 @@ import (
 
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logfollow"
 	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/podlogs/podlogtest"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -108,13 +111,14 @@ func newScene(t *testing.T, silence time.Duration) *scene {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pods, err := podlogs.New(podlogs.Config{Client: client, Namespace: namespace, Selector: "a=b"})
+		watch := podlogtest.NewWatch(client, namespace, "a=b")
+		pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
-		all.Go(func() { _ = pods.Run(ctx) })
+		all.Go(func() { watch.Run(ctx) })
 		all.Go(func() {
 			_ = pods.Logs(ctx, s.job, make(chan struct{}), func(c *podlogs.Container) {
 				all.Go(func() { _ = follower.Follow(ctx, c.Log(), c) })
@@ -213,6 +217,86 @@ func TestAPodThatIsRemovedBeforeItsEndWasSeenIsAGap(t *testing.T) {
 	s.await(t, "one\n<gap>\n", true)
 }
 
+// counted is a watch that knows how many pods a Job had, and may lag behind that.
+type counted struct {
+	*podlogtest.Watch
+	pods int
+	lags bool
+}
+
+func (c *counted) PodsCounted(run.Job) (pods int, over bool) { return c.pods, true }
+
+func (c *counted) PodsOf(job run.Job) []*corev1.Pod {
+	if c.lags {
+		return nil
+	}
+	return c.Watch.PodsOf(job)
+}
+
+func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
+	for says, c := range map[string]struct {
+		pods        int
+		ended, lags bool
+		asked       bool
+	}{
+		"all were seen":          {1, true, false, false},
+		"one has yet to be seen": {2, true, false, true},
+		"its end is not seen":    {1, false, false, true},
+		"nothing was seen":       {1, true, true, true},
+		"it never had one":       {0, true, false, false},
+	} {
+		t.Run(says, func(t *testing.T) {
+			api := rig.NewLogAPI()
+			api.Set(rig.LogPod(namespace, "r", "job", c.ended))
+			server := httptest.NewServer(api)
+			defer server.Close()
+			client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			watch := &counted{podlogtest.NewWatch(client, namespace, "a=b"), c.pods, c.lags}
+			pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			defer all.Wait()
+			defer cancel()
+			all.Go(func() { watch.Run(ctx) })
+			if !cache.WaitForCacheSync(ctx.Done(), watch.Pods().HasSynced) {
+				t.Fatal("the watch does not begin")
+			}
+			before := api.Listed()
+			over, found, ended := make(chan struct{}), make(chan *podlogs.Container, 2), make(chan error, 1)
+			close(over)
+			all.Go(func() {
+				ended <- pods.Logs(ctx, run.Job{Namespace: namespace, Name: "job", UID: "job"}, over, func(c *podlogs.Container) { found <- c })
+			})
+			select {
+			case container := <-found:
+				if container.Log().Pod != "job-pod" {
+					t.Errorf("found %+v", container.Log())
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("its container was not found")
+			}
+			api.Set(rig.LogPod(namespace, "r", "job", true))
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the Job's logs have no end")
+			}
+			if asked := api.Listed() > before; asked != c.asked {
+				t.Errorf("the cluster was asked: %v, want %v", asked, c.asked)
+			}
+		})
+	}
+}
+
 func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
 	s := newScene(t, time.Minute)
 	hash := strings.Repeat("0123456789", 7)[:63]
@@ -225,7 +309,8 @@ func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pods, err := podlogs.New(podlogs.Config{Client: client, Namespace: namespace, Selector: "a=b"})
+	watch := podlogtest.NewWatch(client, namespace, "a=b")
+	pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +318,7 @@ func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	all.Go(func() { _ = pods.Run(ctx) })
+	all.Go(func() { watch.Run(ctx) })
 	found := make(chan logevent.Log, 1)
 	all.Go(func() {
 		_ = pods.Logs(ctx, run.Job{Namespace: namespace, Name: "build", UID: "build"}, make(chan struct{}), func(c *podlogs.Container) { found <- c.Log() })

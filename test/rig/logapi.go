@@ -30,6 +30,7 @@ type LogAPI struct {
 	news    chan struct{} // closed with the next event
 	logs    map[string]*ContainerLog
 	opened  int
+	listed  int
 }
 
 type podEvent struct {
@@ -105,10 +106,18 @@ func (a *LogAPI) Opened() int {
 	return a.opened
 }
 
+// Listed is how often pods were listed so far.
+func (a *LogAPI) Listed() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.listed
+}
+
 func (a *LogAPI) listOrWatch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.FormValue("watch") == "" {
 		a.mu.Lock()
+		a.listed++
 		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(a.version)}}
 		for _, pod := range a.pods {
 			list.Items = append(list.Items, *pod)

@@ -23,6 +23,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logfollow"
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/podlogs/podlogtest"
 	runs "github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -117,7 +118,8 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods, err := podlogs.New(podlogs.Config{Client: client, Namespace: benchNamespace, Selector: "a=b"})
+	watch := podlogtest.NewWatch(client, benchNamespace, "a=b")
+	pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: benchNamespace, Selector: "a=b"})
 	if err != nil {
 		return err
 	}
@@ -125,7 +127,7 @@ func (b *bench) memory(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	all.Go(func() { _ = pods.Run(ctx) })
+	all.Go(func() { watch.Run(ctx) })
 	all.Go(func() { _ = following.Run(ctx) })
 	for i := range b.options.containers {
 		job := fmt.Sprint("job-", i)

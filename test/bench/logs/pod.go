@@ -24,6 +24,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/podlogs"
+	"github.com/ropewalk/ropewalk/internal/podlogs/podlogtest"
 	runs "github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
@@ -121,7 +122,9 @@ func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod
 	if err != nil {
 		return err
 	}
-	pods, err := podlogs.New(podlogs.Config{Client: cluster.Client, Namespace: pod.Namespace, Selector: "ropewalk.dev/run-id=bench"})
+	const selector = "ropewalk.dev/run-id=bench"
+	watch := podlogtest.NewWatch(cluster.Client, pod.Namespace, selector)
+	pods, err := podlogs.New(podlogs.Config{Client: cluster.Client, Watch: watch, Namespace: pod.Namespace, Selector: selector})
 	if err != nil {
 		return err
 	}
@@ -129,7 +132,7 @@ func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	all.Go(func() { _ = pods.Run(ctx) })
+	all.Go(func() { watch.Run(ctx) })
 	following := logfollow.NewRuns(follower, found{pods}, zerolog.Nop())
 	all.Go(func() { _ = following.Run(ctx) })
 	following.Follow(ctx, runs.Job{Namespace: pod.Namespace, Name: "bench", UID: string(metav1.GetControllerOf(pod).UID)})

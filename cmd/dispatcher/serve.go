@@ -238,6 +238,9 @@ func prepareNATS(ctx context.Context, settings *config.Config, js jetstream.JetS
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := contexts.Create(ctx, js, settings.NATS.Replicas); err != nil {
+		return nil, nil, err
+	}
 	for _, limit := range settings.Limits() {
 		definition := queue.Definition{Name: limit.Name, Concurrency: limit.Limit}
 		if err := definitions.Seed(ctx, definition, limit.Explicit); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/ensure"
 	"github.com/ropewalk/ropewalk/internal/run"
 )
 
@@ -30,7 +31,15 @@ const (
 // Store puts and gets the files. It is safe for concurrent use.
 type Store struct{ js jetstream.JetStream }
 
-// New returns a store. It reaches nothing yet.
+// Create makes the store where it is missing, and brings its configuration in
+// line.
+func Create(ctx context.Context, js jetstream.JetStream, replicas int) error {
+	return ensure.ObjectStore(ctx, js, jetstream.ObjectStoreConfig{
+		Bucket: Bucket, Description: "Ropewalk: files that image builds copy from", TTL: kept, Replicas: replicas,
+	})
+}
+
+// New returns a store that a dispatcher has created. It reaches nothing yet.
 func New(js jetstream.JetStream) *Store { return &Store{js} }
 
 // Put stores a file and returns the reference for requests. It may be repeated;
@@ -39,9 +48,10 @@ func (s *Store) Put(ctx context.Context, data []byte) (string, error) {
 	if len(data) > Most {
 		return "", fmt.Errorf("store build context: it has %d bytes, of which %d are taken; leave out what the build does not copy, or compress it", len(data), Most)
 	}
-	bucket, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: Bucket, Description: "Ropewalk: files that image builds copy from", TTL: kept,
-	})
+	bucket, err := s.js.ObjectStore(ctx, Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return "", errors.New("this NATS server holds no store of build contexts yet; start a dispatcher on it first (dispatcher serve or dispatcher dev)")
+	}
 	if err != nil {
 		return "", fmt.Errorf("open the store of build contexts: %w", err)
 	}

@@ -22,7 +22,15 @@ func TestWhatWasPutIsThereUnderItsHash(t *testing.T) {
 			t.Errorf("%s: %v; want %q", about, err, says)
 		}
 	}
-	refused("before anything was stored", 100, "there is no object store")
+	refused("before there is a dispatcher", 100, "there is no object store")
+	if _, err := store.Put(t.Context(), []byte("another")); err == nil || !strings.Contains(err.Error(), "start a dispatcher") {
+		t.Errorf("stored before there is a dispatcher: %v", err)
+	}
+	for range 2 { // each replica does it
+		if err := contexts.Create(t.Context(), js, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := store.Put(t.Context(), []byte("another")); err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,22 @@ func Bucket(ctx context.Context, js jetstream.JetStream, config jetstream.KeyVal
 	return bucket, nil
 }
 
+// ObjectStore makes a store of objects.
+func ObjectStore(ctx context.Context, js jetstream.JetStream, config jetstream.ObjectStoreConfig) error {
+	store, err := js.CreateOrUpdateObjectStore(ctx, config)
+	if err != nil {
+		return fmt.Errorf("create object store %s: %w", config.Bucket, err)
+	}
+	err = answered(ctx, func(ctx context.Context) error {
+		_, err := store.GetInfo(ctx, nothing)
+		return err
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+		return fmt.Errorf("read object store %s: %w", config.Bucket, err)
+	}
+	return nil
+}
+
 // Readable returns once a stream that allows direct reads can be read.
 func Readable(ctx context.Context, stream jetstream.Stream) error {
 	err := answered(ctx, func(ctx context.Context) error {

@@ -29,6 +29,16 @@ func TestWhatWasMadeCanBeRead(t *testing.T) {
 			if _, err := bucket.Get(t.Context(), "key"); !errors.Is(err, jetstream.ErrKeyNotFound) {
 				t.Errorf("bucket %s: %v", name, err)
 			}
+			if err := ObjectStore(t.Context(), js, jetstream.ObjectStoreConfig{Bucket: name, Replicas: 3}); err != nil {
+				t.Fatal(err)
+			}
+			objects, err := js.ObjectStore(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := objects.GetInfo(t.Context(), "file"); !errors.Is(err, jetstream.ErrObjectNotFound) {
+				t.Errorf("object store %s: %v", name, err)
+			}
 		}
 	}
 }

@@ -23,6 +23,9 @@ type Source interface {
 	// Logs lists what is archived of a run, and says of each log whether it
 	// is there to its end.
 	Logs(ctx context.Context, runID string) (map[logevent.Log]bool, error)
+	// Last returns the sequence of the last line of a log that is there to its
+	// end, or [errors.ErrUnsupported] if the archive cannot tell.
+	Last(ctx context.Context, log logevent.Log) (uint64, error)
 	// Read gives the lines of a run, archived or not, from a sequence of each
 	// log on to take, until that returns an error, or there are no more.
 	Read(ctx context.Context, runID string, from uint64, wanted func(logevent.Log) bool, take func(logevent.Log, logevent.Line) error) error
@@ -103,9 +106,16 @@ func (r *reply) lines(ctx context.Context, source Source, runID string, data []b
 		return summary, err
 	}
 	for log, whole := range stored {
-		if request.wants(log) {
-			summary.Logs = append(summary.Logs, Stored{Attempt: log.Attempt, Pod: log.Pod, Container: log.Container, Whole: whole})
+		if !request.wants(log) {
+			continue
 		}
+		found := Stored{Attempt: log.Attempt, Pod: log.Pod, Container: log.Container, Whole: whole}
+		if request.Last && whole {
+			if found.Last, err = source.Last(ctx, log); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				return summary, err
+			}
+		}
+		summary.Logs = append(summary.Logs, found)
 	}
 	slices.SortFunc(summary.Logs, func(a, b Stored) int {
 		return cmp.Or(cmp.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container))

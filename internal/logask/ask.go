@@ -37,6 +37,20 @@ func (a *Archive) Logs(ctx context.Context, runID string) (map[logevent.Log]bool
 	return logs, nil
 }
 
+// Last returns the sequence of the last line of a log that is there to its end,
+// or [errors.ErrUnsupported] if nobody can tell.
+func (a *Archive) Last(ctx context.Context, log logevent.Log) (uint64, error) {
+	request := Request{Attempt: log.Attempt, Pod: log.Pod, Container: log.Container, List: true, Last: true}
+	summary, err := a.ask(ctx, log.Run, request, nil)
+	if err != nil {
+		return 0, err
+	}
+	if len(summary.Logs) != 1 || summary.Logs[0].Last == 0 {
+		return 0, errors.ErrUnsupported
+	}
+	return summary.Logs[0].Last, nil
+}
+
 // Lag is none: whoever answers reads archive and stream together.
 func (*Archive) Lag() time.Duration { return 0 }
 

@@ -49,6 +49,8 @@ type Request struct {
 	Bytes int `json:"bytes,omitempty"`
 	// List wants no lines, only which logs the archive has.
 	List bool `json:"list,omitempty"`
+	// Last wants to know of each log that is there to its end how long it is.
+	Last bool `json:"last,omitempty"`
 }
 
 func (r Request) wants(log logevent.Log) bool {
@@ -114,6 +116,9 @@ type Stored struct {
 	Container string `json:"container"`
 	// Whole: it is there to its end.
 	Whole bool `json:"whole"`
+	// Last is the sequence of the last line, where that was asked for and the
+	// archive can tell; else 0.
+	Last uint64 `json:"last,omitempty"`
 }
 
 // ErrNobody: no shipper of logs is there to answer.

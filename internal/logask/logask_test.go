@@ -15,6 +15,7 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/logask"
 	"github.com/ropewalk/ropewalk/internal/logevent"
+	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/natstest"
 )
 
@@ -32,6 +33,14 @@ func (h held) Logs(context.Context, string) (map[logevent.Log]bool, error) {
 		logs[log] = true
 	}
 	return logs, nil
+}
+
+func (h held) Last(_ context.Context, log logevent.Log) (uint64, error) {
+	all := h.lines[log]
+	if len(all) == 0 {
+		return 0, errors.ErrUnsupported
+	}
+	return all[len(all)-1].Seq, nil
 }
 
 func (h held) Read(_ context.Context, _ string, from uint64, wanted func(logevent.Log) bool, take func(logevent.Log, logevent.Line) error) error {
@@ -121,6 +130,27 @@ func TestOnlyWhatIsWantedComes(t *testing.T) {
 	take := func(line logevent.Line) bool { got = append(got, string(line.Text)); return len(got) < 2 }
 	if next, ended, err := archive.Read(t.Context(), first, 2, take); err != nil || next != 4 || ended || strings.Join(got, "") != "bc" {
 		t.Errorf("%q, next %d, ended %t, %v", got, next, ended, err)
+	}
+}
+
+func TestTheEndOfALogIsReadWithoutTheRest(t *testing.T) {
+	empty := logevent.Log{Run: "r1", Attempt: 1, Pod: "p1", Container: "init"}
+	archive := answering(t, held{lines: map[logevent.Log][]logevent.Line{first: lines("a", "b", "c"), empty: nil}})
+	if last, err := archive.Last(t.Context(), first); err != nil || last != 3 {
+		t.Errorf("the last line is %d, %v; want 3", last, err)
+	}
+	for _, log := range []logevent.Log{empty, {Run: "r1", Attempt: 1, Pod: "p1", Container: "other"}} {
+		if last, err := archive.Last(t.Context(), log); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("the last line of %s is %d, %v", log.Container, last, err)
+		}
+	}
+	var got []string
+	err := logread.New(archive, nil).Read(t.Context(), logread.Query{Run: "r1", Tail: 2}, func(line logread.Line) error {
+		got = append(got, string(line.Text))
+		return nil
+	})
+	if err != nil || strings.Join(got, "") != "bc" {
+		t.Errorf("the last two lines are %q, %v", got, err)
 	}
 }
 

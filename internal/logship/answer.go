@@ -30,6 +30,10 @@ func (a answers) Logs(ctx context.Context, runID string) (map[logevent.Log]bool,
 	return Archived{a.kept}.Logs(ctx, runID)
 }
 
+func (a answers) Last(ctx context.Context, log logevent.Log) (uint64, error) {
+	return Archived{a.kept}.Last(ctx, log)
+}
+
 func (a answers) Read(ctx context.Context, runID string, from uint64, wanted func(logevent.Log) bool, take func(logevent.Log, logevent.Line) error) error {
 	var reader *logread.Reader
 	stream, err := logstream.Open(ctx, a.js)

@@ -130,6 +130,8 @@ type Place struct {
 	Reached Position
 	// Ended: the log has its last batch.
 	Ended bool
+	// At is when that batch came, by the stream's clock.
+	At time.Time
 }
 
 // What the stream of logs answers to a follower.

@@ -37,7 +37,7 @@ func (s *stream) Place(context.Context, logevent.Log) (logevent.Place, error) {
 		return logevent.Place{Next: 1}, nil
 	}
 	last := s.batches[len(s.batches)-1]
-	return logevent.Place{Version: uint64(len(s.batches)), Next: last.Next(), Reached: last.Reached, Ended: last.End}, nil
+	return logevent.Place{Version: uint64(len(s.batches)), Next: last.Next(), Reached: last.Reached, Ended: last.End, At: s.last}, nil
 }
 
 func (s *stream) Publish(ctx context.Context, _ logevent.Log, data []byte, version uint64, end bool) (uint64, error) {

@@ -3,6 +3,7 @@ package logfollow
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -27,7 +28,15 @@ type Jobs interface {
 
 // sweepInterval is how often logs are looked for whose follower died after the
 // run had ended. While a run is under way, whoever adopts it follows its logs.
-const sweepInterval = 30 * time.Second
+const (
+	sweepInterval = 30 * time.Second
+	// sweepSpread is over how long a sweep begins with what it finds, in no
+	// order, so that the sweeps of several dispatchers share the work.
+	sweepSpread = 10 * time.Second
+	// busy is how long ago the last batch of a log must have come, or whoever
+	// published it goes on.
+	busy = 10 * time.Second
+)
 
 // Runs follows the logs of the runs that this process holds, and brings to
 // their end the logs that somebody has left unfinished.
@@ -179,7 +188,7 @@ func (r *Runs) run(ctx context.Context, t *task) {
 			return
 		}
 	}
-	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, &logs) })
+	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, &logs, r.follow) })
 	r.mu.Lock()
 	if !t.stopped && r.tasks[t.job.UID] == t { // or its followers end first, before others begin with the same logs
 		delete(r.tasks, t.job.UID)
@@ -198,8 +207,8 @@ func (r *Runs) sweep(ctx context.Context, all *sync.WaitGroup) {
 		r.mu.Lock()
 		_, drained := r.drained[log]
 		r.mu.Unlock()
-		if !drained {
-			r.start(ctx, log, source, all)
+		if !drained && !r.following(log) {
+			all.Go(func() { r.takeUp(ctx, log, source, all) })
 		}
 	})
 	if err != nil {
@@ -217,8 +226,26 @@ func (r *Runs) sweep(ctx context.Context, all *sync.WaitGroup) {
 	}
 }
 
+// takeUp follows a log of a run that is over, unless it has its end, or somebody
+// else writes it: each reads all of it to find the place, and only one publishes.
+func (r *Runs) takeUp(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup) {
+	select {
+	case <-time.After(rand.N(sweepSpread)):
+	case <-ctx.Done():
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, sweepInterval-sweepSpread)
+	defer cancel()
+	place, err := r.follower.config.Stream.Place(limited, log)
+	if err == nil && !place.Ended && time.Since(place.At) < busy {
+		return
+	}
+	// What is wrong with the stream, the follower tells.
+	r.start(ctx, log, source, all, r.follower.Follow)
+}
+
 // start follows one log, unless that is under way.
-func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup) {
+func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup, follow func(context.Context, logevent.Log, Source) error) {
 	r.mu.Lock()
 	_, active := r.active[log]
 	r.active[log] = struct{}{}
@@ -227,7 +254,7 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 		return
 	}
 	all.Go(func() {
-		err := r.follow(ctx, log, source)
+		err := follow(ctx, log, source)
 		r.mu.Lock()
 		delete(r.active, log)
 		if err == nil {
@@ -236,6 +263,8 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 		r.mu.Unlock()
 		switch {
 		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, logevent.ErrOvertaken):
+			r.log.Debug().Str("log", log.String()).Msg("another dispatcher writes this log, which is left to it")
 		default:
 			r.log.Error().Err(err).Str("log", log.String()).Msg("a log is no longer followed; the next sweep goes on with it")
 		}
@@ -245,7 +274,7 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 // overtakenPause is how long another follower is left alone.
 const overtakenPause = 3 * time.Second
 
-// follow follows one log to its end. When another one writes it too, that may be
+// follow follows one log of a run that is held to its end. When another one writes it too, that may be
 // the dispatcher that has just handed the run over and is about to end: then
 // nobody would go on.
 func (r *Runs) follow(ctx context.Context, log logevent.Log, source Source) error {

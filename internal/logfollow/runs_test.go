@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -142,6 +144,50 @@ func TestAFollowerThatWasOvertakenComesBack(t *testing.T) {
 		}
 		if place, err := to.Place(t.Context(), theLog); err != nil || !place.Ended || overtaken < 2 {
 			t.Errorf("%+v, %v", place, err)
+		}
+	})
+}
+
+// A dispatcher finds the log of a run that is over, which another one is still
+// reading. It leaves it alone, until the other one is gone.
+func TestALogThatIsWrittenIsLeftToWhoWritesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		jobs, to, counts := &cluster{source: newSource()}, &stream{}, &counter{}
+		var want strings.Builder
+		var all []record
+		for i := range 300 {
+			all = append(all, line(i, strconv.Itoa(i)))
+			want.WriteString(all[i].text)
+		}
+		jobs.source.write(all...)
+		jobs.source.end()
+		_, stop := following(t, to, counts, jobs)
+		defer stop()
+		for i := range 200 {
+			to.mu.Lock()
+			to.batches, to.last = append(to.batches, logevent.Batch{
+				First: uint64(i + 1), Reached: logevent.Position{Time: all[i].at, Ordinal: 1},
+				Lines: []logevent.Line{{Seq: uint64(i + 1), Time: all[i].at, Text: []byte(strconv.Itoa(i))}},
+			}), time.Now()
+			to.mu.Unlock()
+			<-time.After(time.Second)
+		}
+		opened := func() int {
+			jobs.source.mu.Lock()
+			defer jobs.source.mu.Unlock()
+			return jobs.source.opened
+		}
+		if n := opened(); n != 0 {
+			t.Errorf("the log was opened %d times while another one wrote it", n)
+		}
+		<-time.After(2 * time.Minute)
+		if text, gaps := to.text(t); text != want.String() || gaps != 0 {
+			t.Errorf("%q with %d gaps", text, gaps)
+		}
+		taken := opened()
+		<-time.After(time.Hour)
+		if n := opened(); n != taken {
+			t.Errorf("a log that has its end was opened %d times more", n-taken)
 		}
 	})
 }

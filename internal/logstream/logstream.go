@@ -137,7 +137,7 @@ func (s *Stream) Place(ctx context.Context, log logevent.Log) (logevent.Place, e
 	if err != nil {
 		return logevent.Place{}, fmt.Errorf("read the last batch of log %s: %w", log, err)
 	}
-	return logevent.Place{Version: message.Sequence, Next: batch.Next(), Reached: batch.Reached, Ended: batch.End}, nil
+	return logevent.Place{Version: message.Sequence, Next: batch.Next(), Reached: batch.Reached, Ended: batch.End, At: message.Time}, nil
 }
 
 func (s *Stream) last(ctx context.Context, log logevent.Log) (*jetstream.RawStreamMsg, error) {

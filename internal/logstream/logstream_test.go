@@ -53,7 +53,10 @@ func TestAFollowerGoesOnFromTheLastMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	place, err = stream.Place(t.Context(), log)
-	if want := (logevent.Place{Version: version, Next: 3, Reached: batch(1).Reached}); err != nil || place != want {
+	if age := time.Since(place.At); age < 0 || age > time.Minute {
+		t.Errorf("its last batch came at %s", place.At)
+	}
+	if want := (logevent.Place{Version: version, Next: 3, Reached: batch(1).Reached, At: place.At}); err != nil || place != want {
 		t.Errorf("the log is at %+v, %v; want %+v", place, err, want)
 	}
 }

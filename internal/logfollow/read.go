@@ -36,9 +36,14 @@ const (
 // believed only when the container has ended and a reading that was begun after
 // that has brought nothing more: a broken connection can look like an end.
 func (f *following) read(ctx context.Context) error {
-	wait, silence, warned, settled := pause, f.config.Silence, false, false
+	wait, silence, warned := pause, f.config.Silence, false
+	var settled time.Time // when a reading must have begun to be the last one
 	for {
 		ended, changed := f.source.Ended(), f.source.Changed()
+		began := time.Now()
+		if ended && settled.IsZero() {
+			settled = began.Add(settle)
+		}
 		lines, err := f.once(ctx, !ended, silence)
 		switch {
 		case ctx.Err() != nil:
@@ -55,12 +60,11 @@ func (f *following) read(ctx context.Context) error {
 		case ended && errors.Is(err, logevent.ErrNotYet):
 			return nil
 		case ended && err == nil && lines == 0:
-			if settled {
+			if !began.Before(settled) {
 				return nil
 			}
-			settled = true
 			select {
-			case <-time.After(settle):
+			case <-time.After(time.Until(settled)):
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}

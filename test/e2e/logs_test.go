@@ -150,7 +150,7 @@ func TestEveryLineIsArchivedOnceWhateverDies(t *testing.T) {
 	killer.Wait()
 
 	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
-	must(t, rig.Poll(w.within(2*time.Minute), time.Second, func() error { return finishedLogs(root, len(all)) }))
+	must(t, rig.Poll(w.within(5*time.Minute), time.Second, func() error { return finishedLogs(root, len(all)) }))
 	lines := 0
 	for id, talk := range all {
 		lines += checkArchived(t, root, id, talk)
@@ -301,7 +301,7 @@ func TestPodsThatAreStoppedKeepTheirLines(t *testing.T) {
 		"resources": map[string]any{"limits": map[string]string{"memory": "32Mi"}},
 	}))
 	for _, id := range []string{"deleted", "evicted"} {
-		must(t, rig.Poll(w.within(time.Minute), 100*time.Millisecond, func() error {
+		must(t, rig.Poll(w.within(2*time.Minute), 100*time.Millisecond, func() error {
 			if shown := w.logs(id); !strings.Contains(shown.stdout, "begun") {
 				return fmt.Errorf("the log of %s is %q", id, shown.stdout)
 			}
@@ -317,7 +317,7 @@ func TestPodsThatAreStoppedKeepTheirLines(t *testing.T) {
 	root := filepath.Join(s3.Folder("logs"), "runs", "v1")
 	// A run that lost its pod may go on with another attempt, so that its end is
 	// not waited for.
-	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+	must(t, rig.Poll(w.within(2*time.Minute), 200*time.Millisecond, func() error {
 		for _, id := range []string{"deleted", "evicted", "oom"} {
 			if whole, err := filepath.Glob(filepath.Join(root, id, "1", "*", "run.ndjson.zst")); err != nil || len(whole) == 0 {
 				return fmt.Errorf("the log of run %s is not there to its end", id)
@@ -388,7 +388,7 @@ func TestBuildsKeepTheirLogs(t *testing.T) {
 		t.Errorf("the run is %s: %s", record.State, record.Reason)
 	}
 	for id, want := range map[string]string{"one": mark + "-300", "two": mark + "-300", "wrong": mark + "-wrong"} {
-		must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+		must(t, rig.Poll(w.within(2*time.Minute), 200*time.Millisecond, func() error {
 			shown := w.logs(id, "--build")
 			if shown.code != 0 || !strings.Contains(shown.stdout, want) {
 				return fmt.Errorf("the log of the build of %s: code %d, %q %s", id, shown.code, shown.stdout, shown.stderr)
@@ -396,7 +396,7 @@ func TestBuildsKeepTheirLogs(t *testing.T) {
 			return nil
 		}))
 	}
-	must(t, rig.Poll(w.within(time.Minute), 200*time.Millisecond, func() error {
+	must(t, rig.Poll(w.within(2*time.Minute), 200*time.Millisecond, func() error {
 		whole, err := filepath.Glob(filepath.Join(archive, "v1", "_build-*", "1", "*", "run.ndjson.zst"))
 		if err == nil && len(whole) != 2 {
 			err = fmt.Errorf("the archive has %v", whole)

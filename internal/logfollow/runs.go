@@ -230,7 +230,7 @@ func (r *Runs) sweep(ctx context.Context, all *sync.WaitGroup) {
 // else writes it: each reads all of it to find the place, and only one publishes.
 func (r *Runs) takeUp(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup) {
 	select {
-	case <-time.After(rand.N(sweepSpread)):
+	case <-time.After(rand.N(sweepSpread)): //nolint:gosec // a spread is no secret
 	case <-ctx.Done():
 		return
 	}

@@ -225,12 +225,8 @@ func (p *placedLogs) Gone(ctx context.Context, log logevent.Log) (bool, error) {
 		case record.Attempt <= log.Attempt && !record.State.Final():
 			return false, nil
 		default:
-			pods, err := p.in(record.Namespace)
-			if err != nil {
-				return false, err
-			}
 			if record.Attempt == log.Attempt { // or it may have been elsewhere
-				return pods.Gone(ctx, log.Pod)
+				return p.gone(ctx, cmp.Or(record.Namespace, p.places.settings.Kubernetes.Namespace), log.Pod)
 			}
 		}
 	}
@@ -240,4 +236,15 @@ func (p *placedLogs) Gone(ctx context.Context, log logevent.Log) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// gone does not begin a watch of a namespace.
+func (p *placedLogs) gone(ctx context.Context, namespace, pod string) (bool, error) {
+	p.mu.Lock()
+	pods, open := p.all[namespace]
+	p.mu.Unlock()
+	if open {
+		return pods.Gone(ctx, pod)
+	}
+	return podlogs.Gone(ctx, p.client, namespace, pod)
 }

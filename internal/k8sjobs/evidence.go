@@ -1,6 +1,7 @@
 package k8sjobs
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -131,8 +132,8 @@ func (l *Launcher) listWarnings(ctx context.Context, pod PodSight) ([]*corev1.Ev
 	return events, nil
 }
 
-// errNoLog: in the place of a log came the node's words.
-var errNoLog = errors.New("the node has no log to read")
+// errNoLog: in the place of a log, or of its end, came the node's words.
+var errNoLog = errors.New("the node does not give the log to its end")
 
 // tail reads the last lines of a container's log. A log that breaks off is told
 // as far as it came.
@@ -145,6 +146,9 @@ func (l *Launcher) tail(ctx context.Context, pod PodSight, container string) (st
 	}
 	defer func() { _ = stream.Close() }()
 	log, err := io.ReadAll(io.LimitReader(stream, logBytes))
+	if len(log) == logBytes { // the last line is cut, perhaps within its time
+		log = log[:bytes.LastIndexByte(log, '\n')+1]
+	}
 	text, words := written(string(log))
 	if err == nil && words != "" {
 		err = fmt.Errorf("%w: %.300s", errNoLog, words)

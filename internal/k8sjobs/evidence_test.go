@@ -101,7 +101,7 @@ func TestWhatTheNodeSaysInTheLogsPlaceIsNotTheProgramsWord(t *testing.T) {
 				s.log = c.log
 				f := endsWith(s, 3)
 				f.ends(run.Failed, run.AppError)
-				want := &run.Evidence{LastLines: c.want, Missing: "Not all is here: the node has no log to read: " + removed + "."}
+				want := &run.Evidence{LastLines: c.want, Missing: "Not all is here: the node does not give the log to its end: " + removed + "."}
 				if !reflect.DeepEqual(f.final.Evidence, want) {
 					t.Errorf("the evidence is %+v, want %+v", f.final.Evidence, want)
 				}

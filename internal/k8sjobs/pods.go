@@ -24,21 +24,24 @@ func (l *Launcher) PodsOf(job run.Job) []*corev1.Pod {
 // JobOf is the UID of the Job that a pod was made for, empty if none.
 func (l *Launcher) JobOf(pod *corev1.Pod) types.UID { return jobOfPod(pod) }
 
-// PodsCounted is how many pods a Job had, as the cluster counts them when it is
-// over: the Job controller says so only after it has counted all. It asks the
-// watch, which need not have shown those pods yet.
-func (l *Launcher) PodsCounted(job run.Job) (pods int, over bool) {
+// PodsCounted is how many pods of a Job have succeeded and failed, as the cluster
+// counts them when it is over: the Job controller says so only after it has counted
+// all. It is not known of a Job that failed and whose pod failure policy ignores
+// some pods, which are not counted then. It asks the watch, which need not have
+// shown those pods yet.
+func (l *Launcher) PodsCounted(job run.Job) (succeeded, failed int, known bool) {
 	found, exists, err := l.watch.jobs.GetStore().GetByKey(job.Namespace + "/" + job.Name)
 	if err != nil || !exists {
-		return 0, false
+		return 0, 0, false
 	}
 	seen, ok := found.(*batchv1.Job)
 	if !ok || string(seen.UID) != job.UID {
-		return 0, false
+		return 0, 0, false
 	}
 	for _, condition := range seen.Status.Conditions {
-		ended := condition.Type == batchv1.JobComplete || condition.Type == batchv1.JobFailed
-		over = over || ended && condition.Status == corev1.ConditionTrue
+		if condition.Status == corev1.ConditionTrue {
+			known = known || condition.Type == batchv1.JobComplete || condition.Type == batchv1.JobFailed && !ignores(seen)
+		}
 	}
-	return int(seen.Status.Succeeded + seen.Status.Failed), over
+	return int(seen.Status.Succeeded), int(seen.Status.Failed), known
 }

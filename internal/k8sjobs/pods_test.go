@@ -12,27 +12,34 @@ import (
 )
 
 func TestPodsAreCountedWhenTheJobIsOver(t *testing.T) {
+	ignore := func(job *batchv1.Job) {
+		job.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
+			{Action: batchv1.PodFailurePolicyActionFailJob}, {Action: batchv1.PodFailurePolicyActionIgnore},
+		}}
+	}
 	theirs := run.Job{Namespace: "runs", Name: "run-a-1", UID: "job"}
 	for says, c := range map[string]struct {
-		job  *batchv1.Job
-		of   run.Job
-		pods int
-		over bool
+		job               *batchv1.Job
+		of                run.Job
+		succeeded, failed int
+		known             bool
 	}{
-		"not yet seen":     {nil, theirs, 0, false},
-		"under way":        {jobOf(func(job *batchv1.Job) { job.Status.Failed = 2 }), theirs, 2, false},
-		"complete":         {jobOf(complete(9)), theirs, 1, true},
-		"failed":           {jobOf(failed(9, "BackoffLimitExceeded")), theirs, 1, true},
-		"tried again":      {jobOf(complete(9), func(job *batchv1.Job) { job.Status.Failed = 2 }), theirs, 3, true},
-		"another's by now": {jobOf(complete(9)), run.Job{Namespace: "runs", Name: "run-a-1", UID: "older"}, 0, false},
+		"not yet seen":      {nil, theirs, 0, 0, false},
+		"under way":         {jobOf(func(job *batchv1.Job) { job.Status.Failed = 2 }), theirs, 0, 2, false},
+		"complete":          {jobOf(complete(9)), theirs, 1, 0, true},
+		"failed":            {jobOf(failed(9, "BackoffLimitExceeded")), theirs, 0, 1, true},
+		"tried again":       {jobOf(complete(9), func(job *batchv1.Job) { job.Status.Failed = 2 }), theirs, 1, 2, true},
+		"complete, ignores": {jobOf(complete(9), ignore), theirs, 1, 0, true},
+		"failed, ignores":   {jobOf(failed(9, "BackoffLimitExceeded"), ignore), theirs, 0, 1, false},
+		"another's by now":  {jobOf(complete(9)), run.Job{Namespace: "runs", Name: "run-a-1", UID: "older"}, 0, 0, false},
 	} {
 		t.Run(says, func(t *testing.T) {
 			onStage(t, func(s *stage) {
 				if c.job != nil {
 					s.sees(stripped(t, stripJob, c.job), false)
 				}
-				if pods, over := s.launcher.PodsCounted(c.of); pods != c.pods || over != c.over {
-					t.Errorf("it had %d pods, over: %v; want %d, %v", pods, over, c.pods, c.over)
+				if succeeded, failed, known := s.launcher.PodsCounted(c.of); succeeded != c.succeeded || failed != c.failed || known != c.known {
+					t.Errorf("%d have succeeded and %d failed, known: %v; want %d, %d, %v", succeeded, failed, known, c.succeeded, c.failed, c.known)
 				}
 			})
 		})

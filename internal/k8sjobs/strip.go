@@ -2,6 +2,7 @@ package k8sjobs
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unique"
 
@@ -28,6 +29,9 @@ func stripJob(object any) (any, error) {
 	kept.Spec.Suspend = job.Spec.Suspend
 	kept.Spec.ActiveDeadlineSeconds = job.Spec.ActiveDeadlineSeconds
 	kept.Spec.Template.Spec.ActiveDeadlineSeconds = job.Spec.Template.Spec.ActiveDeadlineSeconds
+	if ignores(job) {
+		kept.Spec.PodFailurePolicy = ignoring
+	}
 	kept.Status.Succeeded, kept.Status.Failed = job.Status.Succeeded, job.Status.Failed
 	for _, condition := range job.Status.Conditions {
 		if condition.Type == batchv1.JobComplete || condition.Type == batchv1.JobFailed {
@@ -37,6 +41,18 @@ func stripJob(object any) (any, error) {
 	}
 	return kept, nil
 }
+
+// ignores reports whether the cluster may leave pods of a Job that have failed out
+// of its count.
+func ignores(job *batchv1.Job) bool {
+	policy := job.Spec.PodFailurePolicy
+	return policy != nil && slices.ContainsFunc(policy.Rules, func(rule batchv1.PodFailurePolicyRule) bool {
+		return rule.Action == batchv1.PodFailurePolicyActionIgnore
+	})
+}
+
+// ignoring is what is kept of a policy that ignores anything.
+var ignoring = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{Action: batchv1.PodFailurePolicyActionIgnore}}} //nolint:gochecknoglobals // it never changes
 
 // stripPod is the transform of the pod informer.
 func stripPod(object any) (any, error) {
@@ -71,7 +87,7 @@ func stripPodForLogs(object any) (any, error) {
 	kept := stripped.(*corev1.Pod)
 	for label, value := range pod.Labels {
 		if strings.HasPrefix(label, labelPrefix) {
-			metav1.SetMetaDataLabel(&kept.ObjectMeta, label, value)
+			metav1.SetMetaDataLabel(&kept.ObjectMeta, interned(label), interned(value))
 		}
 	}
 	kept.Spec.InitContainers = stripSpecs(pod.Spec.InitContainers)

@@ -75,7 +75,7 @@ func (r *Runs) abandoned(ctx context.Context, since map[logevent.Log]time.Time, 
 			first = now
 		}
 		if found[log] = first; now.Sub(first) >= abandonedAfter {
-			r.start(ctx, log, removed{}, all, r.follower.Follow)
+			r.start(ctx, log, removed{}, all, false)
 		}
 	}
 	return found, err

@@ -33,10 +33,11 @@ const (
 )
 
 // read reads the log to its end. It opens it as often as it takes; the end is
-// believed only when the container has ended and a reading that was begun after
-// that has brought nothing more: a broken connection can look like an end.
+// believed only when the container has ended and two readings in a row have come to
+// it, of which the second brought nothing more and was begun some time after the
+// container's end: a broken connection can look like an end.
 func (f *following) read(ctx context.Context) error {
-	wait, silence, warned := pause, f.config.Silence, false
+	wait, silence, warned, clean := pause, f.config.Silence, false, false
 	var settled time.Time // when a reading must have begun to be the last one
 	for {
 		ended, changed := f.source.Ended(), f.source.Changed()
@@ -44,7 +45,9 @@ func (f *following) read(ctx context.Context) error {
 		if ended && settled.IsZero() {
 			settled = began.Add(settle)
 		}
+		before := clean
 		lines, err := f.once(ctx, !ended, silence)
+		clean = ended && err == nil // it came to an end, if there was no more to come
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -60,11 +63,11 @@ func (f *following) read(ctx context.Context) error {
 		case ended && errors.Is(err, logevent.ErrNotYet):
 			return nil
 		case ended && err == nil && lines == 0:
-			if !began.Before(settled) {
+			if before && !began.Before(settled) {
 				return nil
 			}
 			select {
-			case <-time.After(time.Until(settled)):
+			case <-time.After(settle):
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}

@@ -28,8 +28,9 @@ type Jobs interface {
 
 // sweepInterval is how often logs are looked for whose follower died after the
 // run had ended. While a run is under way, whoever adopts it follows its logs.
+const sweepInterval = 30 * time.Second
+
 const (
-	sweepInterval = 30 * time.Second
 	// sweepSpread is over how long a sweep begins with what it finds, in no
 	// order, so that the sweeps of several dispatchers share the work.
 	sweepSpread = 10 * time.Second
@@ -50,8 +51,10 @@ type Runs struct {
 
 	mu sync.Mutex
 	// tasks are the Jobs whose logs are looked for, by their UIDs.
-	tasks  map[string]*task
-	active map[logevent.Log]struct{}
+	tasks map[string]*task
+	// active are the logs that are followed, and whether a run wants that which
+	// this process holds.
+	active map[logevent.Log]bool
 	// drained has the logs that are known to have their end on the stream
 	// and are still in the cluster.
 	drained map[logevent.Log]struct{}
@@ -84,7 +87,7 @@ func NewRuns(follower *Follower, jobs Jobs, log zerolog.Logger) *Runs {
 	return &Runs{
 		follower: follower, jobs: jobs, log: log, begin: make(chan *task),
 		tasks:  make(map[string]*task),
-		active: make(map[logevent.Log]struct{}), drained: make(map[logevent.Log]struct{}),
+		active: make(map[logevent.Log]bool), drained: make(map[logevent.Log]struct{}),
 	}
 }
 
@@ -188,7 +191,7 @@ func (r *Runs) run(ctx context.Context, t *task) {
 			return
 		}
 	}
-	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, &logs, r.follow) })
+	err := r.jobs.Logs(ctx, t.job, t.over, func(log logevent.Log, source Source) { r.start(ctx, log, source, &logs, true) })
 	r.mu.Lock()
 	if !t.stopped && r.tasks[t.job.UID] == t { // or its followers end first, before others begin with the same logs
 		delete(r.tasks, t.job.UID)
@@ -237,24 +240,30 @@ func (r *Runs) takeUp(ctx context.Context, log logevent.Log, source Source, all 
 	limited, cancel := context.WithTimeout(ctx, sweepInterval-sweepSpread)
 	defer cancel()
 	place, err := r.follower.config.Stream.Place(limited, log)
-	if err == nil && !place.Ended && time.Since(place.At) < busy {
+	switch {
+	case err != nil: // the follower tells what is wrong with the stream
+	case place.Ended:
+		r.mu.Lock()
+		r.drained[log] = struct{}{}
+		r.mu.Unlock()
+		return
+	case time.Since(place.At) < busy:
 		return
 	}
-	// What is wrong with the stream, the follower tells.
-	r.start(ctx, log, source, all, r.follower.Follow)
+	r.start(ctx, log, source, all, false)
 }
 
-// start follows one log, unless that is under way.
-func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup, follow func(context.Context, logevent.Log, Source) error) {
+// start follows one log, unless that is under way. It is held if its run is.
+func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *sync.WaitGroup, held bool) {
 	r.mu.Lock()
-	_, active := r.active[log]
-	r.active[log] = struct{}{}
+	before, active := r.active[log]
+	r.active[log] = before || held
 	r.mu.Unlock()
 	if active {
 		return
 	}
 	all.Go(func() {
-		err := follow(ctx, log, source)
+		err := r.follow(ctx, log, source)
 		r.mu.Lock()
 		delete(r.active, log)
 		if err == nil {
@@ -274,13 +283,13 @@ func (r *Runs) start(ctx context.Context, log logevent.Log, source Source, all *
 // overtakenPause is how long another follower is left alone.
 const overtakenPause = 3 * time.Second
 
-// follow follows one log of a run that is held to its end. When another one writes it too, that may be
-// the dispatcher that has just handed the run over and is about to end: then
-// nobody would go on.
+// follow follows one log to its end. When another one writes that of a run that is
+// held here, that may be the dispatcher that has just handed the run over and is
+// about to end: then nobody would go on.
 func (r *Runs) follow(ctx context.Context, log logevent.Log, source Source) error {
 	for {
 		err := r.follower.Follow(ctx, log, source)
-		if !errors.Is(err, logevent.ErrOvertaken) {
+		if !errors.Is(err, logevent.ErrOvertaken) || !r.held(log) {
 			return err
 		}
 		r.log.Info().Str("log", log.String()).Msg("another dispatcher writes this log; seeing again soon whether it goes on")
@@ -292,4 +301,10 @@ func (r *Runs) follow(ctx context.Context, log logevent.Log, source Source) erro
 			return ctx.Err()
 		}
 	}
+}
+
+func (r *Runs) held(log logevent.Log) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.active[log]
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -55,8 +56,9 @@ type Watch interface {
 	PodsOf(job run.Job) []*corev1.Pod
 	// JobOf is the UID of a pod's Job, empty if it has none.
 	JobOf(pod *corev1.Pod) types.UID
-	// PodsCounted is how many pods a Job had in all, where that is over and known.
-	PodsCounted(job run.Job) (pods int, over bool)
+	// PodsCounted is how many pods of a Job that is over have succeeded and
+	// failed in all, where that is known.
+	PodsCounted(job run.Job) (succeeded, failed int, known bool)
 }
 
 // Pods finds the containers of the pods of runs.
@@ -81,7 +83,10 @@ type pod struct {
 func (p *pod) update(object *corev1.Pod, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.object, p.gone = object, p.gone || gone
+	if isOver(object) || !isOver(p.object) { // or it is older than what is known
+		p.object = object
+	}
+	p.gone = p.gone || gone
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -133,7 +138,7 @@ func (w *Pods) note(pods map[types.UID]*pod, seen *corev1.Pod, gone bool) {
 }
 
 // Logs calls found once with every container of the Job's pods, as they come,
-// until over is closed and a look at the cluster has found no more.
+// until over is closed and all that the Job had were found.
 func (w *Pods) Logs(ctx context.Context, job run.Job, over <-chan struct{}, found func(*Container)) error {
 	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
 		return ctx.Err()
@@ -196,6 +201,9 @@ func (w *Pods) give(uid types.UID, pods map[types.UID]*pod, given map[string]boo
 // rest looks for the pods that a Job had when it was over, and marks those as
 // ended that are no longer there.
 func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, given map[string]bool, found func(*Container)) error {
+	w.mu.Lock()
+	before := slices.Collect(maps.Keys(pods))
+	w.mu.Unlock()
 	there, err := w.all(ctx, job)
 	if err != nil {
 		return err
@@ -206,8 +214,8 @@ func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, g
 		present[seen.UID] = true
 		w.note(pods, seen, false)
 	}
-	for uid, p := range pods {
-		if !present[uid] {
+	for _, uid := range before {
+		if p := pods[uid]; !present[uid] {
 			p.update(p.object, true)
 		}
 	}
@@ -217,16 +225,22 @@ func (w *Pods) rest(ctx context.Context, job run.Job, pods map[types.UID]*pod, g
 }
 
 // all returns the pods of a Job that is over. The watch may lag behind that: if
-// it does not show as many that have ended as the Job had, the cluster is asked.
+// it does not show as many that have succeeded and failed as the Job had, the
+// cluster is asked. It shows pods in order, so that one that was ignored cannot
+// stand for a later one that succeeded.
 func (w *Pods) all(ctx context.Context, job run.Job) ([]*corev1.Pod, error) {
-	counted, over := w.config.Watch.PodsCounted(job)
-	seen, ended := w.config.Watch.PodsOf(job), 0
+	succeeded, failed, known := w.config.Watch.PodsCounted(job)
+	seen := w.config.Watch.PodsOf(job)
 	for _, pod := range seen {
-		if isOver(pod) {
-			ended++
+		switch pod.Status.Phase {
+		case corev1.PodSucceeded:
+			succeeded--
+		case corev1.PodFailed:
+			failed--
+		default:
 		}
 	}
-	if over && ended >= counted {
+	if known && succeeded <= 0 && failed <= 0 {
 		return seen, nil
 	}
 	wait := 100 * time.Millisecond
@@ -299,7 +313,12 @@ func (w *Pods) Gone(ctx context.Context, name string) (bool, error) {
 	if _, there, err := w.config.Watch.Pods().GetStore().GetByKey(w.config.Namespace + "/" + name); err == nil && there {
 		return false, nil
 	}
-	list, err := w.config.Client.CoreV1().Pods(w.config.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	return Gone(ctx, w.config.Client, w.config.Namespace, name)
+}
+
+// Gone is [Pods.Gone] where nobody watches.
+func Gone(ctx context.Context, client kubernetes.Interface, namespace, name string) (bool, error) {
+	list, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return false, fmt.Errorf("look for pod %s: %w", name, err)
 	}

@@ -220,11 +220,13 @@ func TestAPodThatIsRemovedBeforeItsEndWasSeenIsAGap(t *testing.T) {
 // counted is a watch that knows how many pods a Job had, and may lag behind that.
 type counted struct {
 	*podlogtest.Watch
-	pods int
-	lags bool
+	succeeded, failed int
+	lags              bool
 }
 
-func (c *counted) PodsCounted(run.Job) (pods int, over bool) { return c.pods, true }
+func (c *counted) PodsCounted(run.Job) (succeeded, failed int, known bool) {
+	return c.succeeded, c.failed, true
+}
 
 func (c *counted) PodsOf(job run.Job) []*corev1.Pod {
 	if c.lags {
@@ -235,15 +237,15 @@ func (c *counted) PodsOf(job run.Job) []*corev1.Pod {
 
 func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
 	for says, c := range map[string]struct {
-		pods        int
-		ended, lags bool
-		asked       bool
+		succeeded, failed int
+		ended, lags       bool
+		asked             bool
 	}{
-		"all were seen":          {1, true, false, false},
-		"one has yet to be seen": {2, true, false, true},
-		"its end is not seen":    {1, false, false, true},
-		"nothing was seen":       {1, true, true, true},
-		"it never had one":       {0, true, false, false},
+		"all were seen":              {1, 0, true, false, false},
+		"one has yet to be seen":     {2, 0, true, false, true},
+		"the one that failed is not": {1, 1, true, false, true},
+		"its end is not seen":        {1, 0, false, false, true},
+		"nothing was seen":           {1, 0, true, true, true},
 	} {
 		t.Run(says, func(t *testing.T) {
 			api := rig.NewLogAPI()
@@ -254,7 +256,7 @@ func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			watch := &counted{podlogtest.NewWatch(client, namespace, "a=b"), c.pods, c.lags}
+			watch := &counted{podlogtest.NewWatch(client, namespace, "a=b"), c.succeeded, c.failed, c.lags}
 			pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 			if err != nil {
 				t.Fatal(err)

@@ -170,8 +170,7 @@ func (w *world) doctorNamesWhatTheClusterHas(t *testing.T) {
 	}))
 	must(t, quotas.Delete(ctx, "full", metav1.DeleteOptions{}))
 
-	roles := parts.cluster.Client.RbacV1().RoleBindings(w.namespace)
-	must(t, roles.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+	must(t, parts.cluster.RevokeRBAC(ctx, w.namespace, w.account))
 	findings, code := w.doctor(nil)
 	for _, check := range []string{"right to create jobs", "right to watch pods", "right to create secrets", "right to list events"} {
 		if f := findings[check]; code != 1 || f.Status != "failed" || !strings.Contains(f.ToDo, "rbac.yaml") {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -81,6 +83,27 @@ func (c *Cluster) applyRBAC(ctx context.Context, namespace string, document []by
 		return fmt.Errorf("create %s: %w", kind.Kind, err)
 	}
 	return nil
+}
+
+// RevokeRBAC takes from a namespace all that binds roles, and returns once the
+// service account can launch nothing there: the API server hears of it a moment
+// later.
+func (c *Cluster) RevokeRBAC(ctx context.Context, namespace, account string) error {
+	err := c.Client.RbacV1().RoleBindings(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("delete the role bindings of %s: %w", namespace, err)
+	}
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User:               "system:serviceaccount:" + namespace + ":" + account,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "create", Group: "batch", Resource: "jobs"},
+	}}
+	return Poll(ctx, 20*time.Millisecond, func() error {
+		answer, err := c.Client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		if err == nil && answer.Status.Allowed {
+			err = fmt.Errorf("%s may create Jobs still", review.Spec.User)
+		}
+		return err
+	})
 }
 
 // BoundAccount names the one service account of the namespace that the Role

@@ -313,9 +313,15 @@ def test_a_queue_without_an_answer_for_long_is_told_as_that(
         start(manager, uuid4(), uuid4(), "true")
 
 
-@pytest.mark.parametrize("definition", [b"", b'{"name": "default", "concurrency": 2, "draining": true}'])
+@pytest.mark.parametrize(
+    ("definition", "told"),
+    [
+        (b"", "no queue default; start a dispatcher"),
+        (b'{"name": "default", "concurrency": 2, "draining": true}', "is drained .*dispatcher queue resume default"),
+    ],
+)
 def test_a_queue_that_takes_no_runs_is_told_at_once(
-    manager: WorkloadManager, nats: Nats, tmp_path: Path, definition: bytes
+    manager: WorkloadManager, nats: Nats, tmp_path: Path, definition: bytes, told: str
 ) -> None:
     Dispatcher(tmp_path, nats).stop()
 
@@ -324,7 +330,7 @@ def test_a_queue_that_takes_no_runs_is_told_at_once(
 
     with almighty(nats) as link:
         link.call(define)
-    with unanswered(nats), pytest.raises(RopewalkError, match="no queue default; start a dispatcher"):
+    with unanswered(nats), pytest.raises(RopewalkError, match=told):
         start(manager, uuid4(), uuid4(), "true")
 
 

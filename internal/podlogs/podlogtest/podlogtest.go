@@ -51,4 +51,4 @@ func (w *Watch) JobOf(pod *corev1.Pod) types.UID {
 }
 
 // PodsCounted is never known.
-func (w *Watch) PodsCounted(run.Job) (pods int, over bool) { return 0, false }
+func (w *Watch) PodsCounted(run.Job) (succeeded, failed int, known bool) { return 0, 0, false }

@@ -50,12 +50,9 @@ async def publish(js: JetStreamContext, ref: Ref, request: dict[str, Any]) -> No
     try:
         await js.publish(wire.run_subject(ref.queue, ref.id), data, stream=wire.RUNS, headers={"Nats-Msg-Id": ref.id})
     except NoStreamResponseError:
-        if await _takes_runs(js, ref.queue):
-            raise nats.errors.NoRespondersError from None  # which passes
-        raise RopewalkError(
-            f"Ropewalk has no queue {ref.queue}; start a dispatcher on this NATS server, make the queue "
-            f"(dispatcher queue set {ref.queue} --concurrency 2), or set ZENML_ROPEWALK_QUEUE."
-        ) from None
+        if why := await _takes_none(js, ref.queue):
+            raise RopewalkError(why) from None
+        raise nats.errors.NoRespondersError from None  # which passes
     except nats.errors.MaxPayloadError:
         raise RopewalkError(
             f"The request has {len(data)} bytes, which is more than NATS takes; raise max_payload on its server."
@@ -70,25 +67,39 @@ async def publish(js: JetStreamContext, ref: Ref, request: dict[str, Any]) -> No
             ) from None
 
 
-async def _takes_runs(js: JetStreamContext, queue: str) -> bool:
-    """Whether there is a queue of that name and it is not drained.
+async def _takes_none(js: JetStreamContext, queue: str) -> str:
+    """Say why a queue takes no runs, as far as anybody has decided that.
 
     Its definition tells, which each server that holds it reads out, also while
     the stream of requests has no leader, so that nobody answers a publisher.
     """
+    missing = (
+        f"Ropewalk has no queue {queue}; start a dispatcher on this NATS server, make the queue "
+        f"(dispatcher queue set {queue} --concurrency 2), or set ZENML_ROPEWALK_QUEUE."
+    )
     try:
         last = await js.get_last_msg(f"KV_{wire.QUEUES}", f"$KV.{wire.QUEUES}.{queue}", direct=True)
     except NotFoundError:
-        return False
+        return missing
     except nats.errors.NoRespondersError:
         # No dispatcher has ever run, or the servers are not up yet.
         try:
             await js.stream_info(f"KV_{wire.RECORDS}")
         except NotFoundError:
-            return False
+            return missing
         raise
-    definition = json.loads(last.data or b"null")
-    return definition is not None and not definition.get("draining", False)
+    if not last.data:
+        return missing
+    try:
+        draining = json.loads(last.data).get("draining", False)
+    except (ValueError, AttributeError):  # the dispatchers say what is wrong with it
+        draining = False
+    if draining:
+        return (
+            f"Ropewalk's queue {queue} is drained and takes no more runs; have it take them again "
+            f"(dispatcher queue resume {queue}), or set ZENML_ROPEWALK_QUEUE."
+        )
+    return ""
 
 
 async def record(js: JetStreamContext, ref: Ref) -> dict[str, Any] | None:

@@ -146,8 +146,8 @@ func (l *Launcher) tail(ctx context.Context, pod PodSight, container string) (st
 	}
 	defer func() { _ = stream.Close() }()
 	log, err := io.ReadAll(io.LimitReader(stream, logBytes))
-	if len(log) == logBytes { // the last line is cut, perhaps within its time
-		log = log[:bytes.LastIndexByte(log, '\n')+1]
+	if end := bytes.LastIndexByte(log, '\n'); len(log) == logBytes && end >= 0 {
+		log = log[:end+1] // the last line is cut, perhaps within its time
 	}
 	text, words := written(string(log))
 	if err == nil && words != "" {

@@ -87,6 +87,26 @@ func TestEvidenceThatCannotBeReadIsNoErrorButIsTold(t *testing.T) {
 	}
 }
 
+func TestWhatALongLogIsCutInIsNotTheNodesWord(t *testing.T) {
+	const at = "2026-01-02T03:04:05Z "
+	long := at + strings.Repeat("x", logBytes)
+	for says, log := range map[string]string{
+		"a line":             long,
+		"the time of a line": at + strings.Repeat("x", logBytes-len(at)-5) + "\n" + long,
+	} {
+		t.Run(says, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.log = log
+				f := endsWith(s, 3)
+				f.ends(run.Failed, run.AppError)
+				if got := f.final.Evidence; got == nil || got.Missing != "" || len(got.LastLines) != 1 || !strings.HasPrefix(got.LastLines[0], "xxx") {
+					t.Errorf("the evidence is %+v", got)
+				}
+			})
+		})
+	}
+}
+
 func TestWhatTheNodeSaysInTheLogsPlaceIsNotTheProgramsWord(t *testing.T) {
 	const removed = "unable to retrieve container logs for containerd://5e9b"
 	for says, c := range map[string]struct {

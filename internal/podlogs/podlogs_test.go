@@ -84,6 +84,18 @@ func (uncounted) Waiting(int)       {}
 
 const namespace = "runs"
 
+// clientOf returns a client of an API, for the length of the test.
+func clientOf(t *testing.T, api *rig.LogAPI) kubernetes.Interface {
+	t.Helper()
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
 // scene is an API with one pod, which is followed.
 type scene struct {
 	api    *rig.LogAPI
@@ -97,8 +109,6 @@ type scene struct {
 func newScene(t *testing.T, silence time.Duration) *scene {
 	t.Helper()
 	s := &scene{api: rig.NewLogAPI(), stream: &stream{}, job: run.Job{Namespace: namespace, Name: "job", UID: "job"}}
-	server := httptest.NewServer(s.api)
-	t.Cleanup(server.Close)
 	s.api.Set(rig.LogPod(namespace, "r", "job", false))
 	s.log = s.api.Log("job-pod", "run")
 	follower, err := logfollow.New(logfollow.Config{Stream: s.stream, Counter: uncounted{}, Log: zerolog.Nop(), Silence: silence})
@@ -106,11 +116,7 @@ func newScene(t *testing.T, silence time.Duration) *scene {
 		t.Fatal(err)
 	}
 	s.follow = func() (stop func()) {
-		transport := rest.Config{Host: server.URL, QPS: -1}
-		client, err := kubernetes.NewForConfig(&transport)
-		if err != nil {
-			t.Fatal(err)
-		}
+		client := clientOf(t, s.api)
 		watch := podlogtest.NewWatch(client, namespace, "a=b")
 		pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 		if err != nil {
@@ -250,12 +256,7 @@ func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
 		t.Run(says, func(t *testing.T) {
 			api := rig.NewLogAPI()
 			api.Set(rig.LogPod(namespace, "r", "job", c.ended))
-			server := httptest.NewServer(api)
-			defer server.Close()
-			client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
-			if err != nil {
-				t.Fatal(err)
-			}
+			client := clientOf(t, api)
 			watch := &counted{podlogtest.NewWatch(client, namespace, "a=b"), c.succeeded, c.failed, c.lags}
 			pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 			if err != nil {
@@ -305,12 +306,7 @@ func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
 	pod := rig.LogPod(namespace, "", "build", false)
 	pod.Labels = map[string]string{"ropewalk.dev/build": hash}
 	s.api.Set(pod)
-	server := httptest.NewServer(s.api)
-	defer server.Close()
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := clientOf(t, s.api)
 	watch := podlogtest.NewWatch(client, namespace, "a=b")
 	pods, err := podlogs.New(podlogs.Config{Client: client, Watch: watch, Namespace: namespace, Selector: "a=b"})
 	if err != nil {

@@ -34,6 +34,7 @@ func (w *world) isCancelled(id string) {
 }
 
 func TestARunUnderWayIsStoppedAndThenCancelled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	decision := begin(t.Context(), dispatcher, delivery(t, "r", nil))
@@ -54,6 +55,7 @@ func TestARunUnderWayIsStoppedAndThenCancelled(t *testing.T) {
 }
 
 func TestARunCancelledWhileItWaitsNeverStarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if _, err := queue.Publish(t.Context(), w.js, run.Request{Version: 1, ID: "r", Queue: "default", Command: []string{"true"}, SecretEnv: map[string]run.Secret{"A": "b"}}); err != nil {
 		t.Fatal(err)
@@ -77,6 +79,7 @@ func TestARunCancelledWhileItWaitsNeverStarts(t *testing.T) {
 }
 
 func TestARunCancelledBeforeItIsTakenUpIsNotLaunched(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	// No message is found: a dispatcher has just been handed it.
@@ -91,6 +94,7 @@ func TestARunCancelledBeforeItIsTakenUpIsNotLaunched(t *testing.T) {
 }
 
 func TestALaterAttemptIsNotCancelledByAnOldWish(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	if err := dispatcher.Cancel(t.Context(), cancellation("r")); err != nil {
@@ -108,6 +112,7 @@ func TestALaterAttemptIsNotCancelledByAnOldWish(t *testing.T) {
 // The message of a cancelled attempt comes again, because its dispatcher died
 // before it had acknowledged it, when the run is wanted again.
 func TestAReplayIsNotCancelledByTheWishBefore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	if err := dispatcher.Cancel(t.Context(), cancellation("r")); err != nil {
@@ -128,6 +133,7 @@ func TestAReplayIsNotCancelledByTheWishBefore(t *testing.T) {
 // The dispatcher that holds the run is killed at each step; the one that comes
 // after it brings the cancellation to its end, and no Job is left.
 func TestACancellationOutlivesTheDispatcher(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"claimed", "resolved", "launched", "recorded", "unlaunched"} {
 		t.Run("killed after "+point, func(t *testing.T) {
 			w := newWorld(t)
@@ -173,6 +179,7 @@ func (l *lateWish) Schedule(ctx context.Context, due run.Due, at time.Time) erro
 }
 
 func TestARunCancelledJustAsItsRetryIsScheduledDoesNotWaitForIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	late := &lateWish{Due: w.later}
 	w.config = func(config *dispatch.Config) { config.Later = late }

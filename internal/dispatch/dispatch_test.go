@@ -21,6 +21,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/runstore"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestMain(m *testing.M) {
@@ -82,11 +83,15 @@ func (*world) Launched(string, time.Duration) {}
 func (*world) Retried(string, run.Reason)     {}
 func (*world) Finished(run.Run)               {}
 
+// forEver is longer than any machine is slow: what it bounds happens only where a
+// test sets the clock or the bound.
+const forEver = time.Hour
+
 func (w *world) dispatcher(owner string) *dispatch.Dispatcher {
 	w.t.Helper()
 	config := dispatch.Config{
 		Store: w.store, Images: anyImage{}, Launcher: w.cluster, Waiting: w.queue, Later: w.later, Observer: w, Owner: owner,
-		AckWait: 2 * time.Second, StartTimeout: time.Minute, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(w.t)),
+		AckWait: forEver, StartTimeout: forEver, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(w.t)),
 	}
 	if w.config != nil {
 		w.config(&config)
@@ -116,10 +121,8 @@ func (w *world) record(id string) run.Run {
 // until waits for a run's record to be as wanted.
 func (w *world) until(id string, wanted func(run.Run) bool) run.Run {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
-	defer cancel()
 	var last run.Run
-	if err := w.store.Watch(ctx, id, nil, func(record run.Run) bool { last = record; return !wanted(record) }); err != nil {
+	if err := w.store.Watch(wait.Context(w.t, "record of run "+id+" as wanted"), id, nil, func(record run.Run) bool { last = record; return !wanted(record) }); err != nil {
 		w.t.Fatalf("%v; the record is %+v", err, last)
 	}
 	return last
@@ -160,17 +163,19 @@ func begin(ctx context.Context, d *dispatch.Dispatcher, delivery run.Delivery) <
 
 func decided(t *testing.T, decision <-chan run.Decision, want run.Decision) {
 	t.Helper()
+	ctx := wait.Context(t, fmt.Sprintf("decision %q", want))
 	select {
-	case got := <-decision:
+	case got := <-decision: // none at all, if a fault has ended the handling
 		if got != want {
 			t.Fatalf("decided %q; want %q", got, want)
 		}
-	case <-time.After(20 * time.Second):
-		t.Fatalf("no decision within 20s; want %q", want)
+	case <-ctx.Done():
+		t.Fatal(context.Cause(ctx))
 	}
 }
 
 func TestARunGoesThroughItsStatesToItsEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	decision := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", func(r *run.Request) { r.Labels = map[string]string{"a": "b"} }))
 	pending := w.until("r", inState(run.Pending))
@@ -203,6 +208,7 @@ func TestARunGoesThroughItsStatesToItsEnd(t *testing.T) {
 // The points are those that the core passes; a crash at each of them leaves
 // the run to another dispatcher, and it must be launched exactly once.
 func TestACrashBetweenAnyTwoStepsLosesAndDoublesNothing(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"claimed", "resolved", "launched", "recorded", "finished"} {
 		t.Run("after "+point, func(t *testing.T) {
 			w := newWorld(t)
@@ -245,6 +251,7 @@ func TestACrashBetweenAnyTwoStepsLosesAndDoublesNothing(t *testing.T) {
 }
 
 func TestADispatcherThatLostItsRunStepsBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", nil))
 	w.until("r", inState(run.Pending))
@@ -263,6 +270,7 @@ func TestADispatcherThatLostItsRunStepsBack(t *testing.T) {
 // A process that slept through AckWait must not launch what another one has
 // meanwhile brought to its end, even when nothing is left of its Job.
 func TestADispatcherThatSleptDoesNotLaunch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	asleep, wake := make(chan struct{}), make(chan struct{})
 	var late time.Duration
@@ -275,12 +283,12 @@ func TestADispatcherThatSleptDoesNotLaunch(t *testing.T) {
 			if point == "resolved" {
 				close(asleep)
 				<-wake
-				late = time.Minute
+				late = forEver
 			}
 		}
 	}
 	first := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", nil))
-	<-asleep
+	wait.Closed(t, "the first dispatcher to fall asleep", asleep)
 	second := begin(t.Context(), w.dispatcher("two"), delivery(t, "r", nil))
 	w.until("r", inState(run.Pending))
 	w.cluster.show(t, "r", run.Observation{State: run.Succeeded})
@@ -294,6 +302,7 @@ func TestADispatcherThatSleptDoesNotLaunch(t *testing.T) {
 }
 
 func TestACleanStopHandsTheRunBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ctx, stop := context.WithCancel(t.Context())
 	decision := begin(ctx, w.dispatcher("one"), delivery(t, "r", nil))
@@ -306,6 +315,7 @@ func TestACleanStopHandsTheRunBack(t *testing.T) {
 }
 
 func TestAJobThatIsGoneIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ctx, stop := context.WithCancel(t.Context())
 	decision := begin(ctx, w.dispatcher("one"), delivery(t, "r", nil))
@@ -320,6 +330,7 @@ func TestAJobThatIsGoneIsNotMadeAgain(t *testing.T) {
 }
 
 func TestWhatCannotBeAcceptedIsRejectedWithEveryProblem(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		change func(*run.Delivery)
 		check  func(run.Launch) error
@@ -366,6 +377,7 @@ func TestWhatCannotBeAcceptedIsRejectedWithEveryProblem(t *testing.T) {
 }
 
 func TestWhatMayWorkLaterIsTriedAgainAndShown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	refusals := 2
 	w.cluster.refuse = func() error {
@@ -386,6 +398,7 @@ func TestWhatMayWorkLaterIsTriedAgainAndShown(t *testing.T) {
 }
 
 func TestAQuotaThatStaysFullIsGivenUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.config = func(config *dispatch.Config) { config.StartTimeout = 300 * time.Millisecond }
 	w.cluster.refuse = func() error {
@@ -398,6 +411,7 @@ func TestAQuotaThatStaysFullIsGivenUp(t *testing.T) {
 }
 
 func TestWhatCanNeverWorkFailsTheRunInTheClustersWords(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.cluster.refuse = func() error {
 		return &run.LaunchError{Reason: run.InvalidPodSpec, Message: "spec.x is wrong.", Err: errors.New("422")}
@@ -409,6 +423,7 @@ func TestWhatCanNeverWorkFailsTheRunInTheClustersWords(t *testing.T) {
 }
 
 func TestTheSameIDInAnotherQueueIsTheSameRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", nil))
 	w.until("r", inState(run.Pending))
@@ -423,6 +438,7 @@ func TestTheSameIDInAnotherQueueIsTheSameRun(t *testing.T) {
 }
 
 func TestASecondAttemptIsAnotherJobOfTheSameRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", nil))
 	w.until("r", inState(run.Pending))
@@ -440,6 +456,7 @@ func TestASecondAttemptIsAnotherJobOfTheSameRun(t *testing.T) {
 }
 
 func TestSecretsAreInNoRecord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	decision := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", func(r *run.Request) {
 		r.SecretEnv = map[string]run.Secret{"TOKEN": "hunter2"}

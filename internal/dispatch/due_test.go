@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // dueFrom hands what is due to a dispatcher, as long as the test lasts.
@@ -22,7 +24,7 @@ func (w *world) dueFrom(dispatcher *dispatch.Dispatcher) {
 	go func() { ended <- w.later.Consume(ctx, zerolog.New(zerolog.NewTestWriter(w.t)), dispatcher.Due) }()
 	w.t.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
+		if err := wait.Receive(w.t, "end of the consumer of what is due", ended); err != nil {
 			w.t.Error(err)
 		}
 	})
@@ -31,18 +33,13 @@ func (w *world) dueFrom(dispatcher *dispatch.Dispatcher) {
 // queued waits until an attempt is on its queue, and returns it as a delivery.
 func (w *world) queued(id string, attempt int) run.Delivery {
 	w.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
-		found, err := w.queue.Find(w.t.Context(), "default", id, attempt)
-		if err == nil {
-			return found
-		}
-		select {
-		case <-deadline:
-			w.t.Fatalf("attempt %d of run %s is not queued; the record is %+v", attempt, id, w.record(id))
-		case <-time.After(20 * time.Millisecond): // the stream cannot be watched: its one consumer is the dispatcher's
-		}
-	}
+	var found run.Delivery
+	// The stream cannot be watched: its one consumer is the dispatcher's.
+	wait.Success(w.t, fmt.Sprintf("attempt %d of run %s on its queue", attempt, id), func() (err error) {
+		found, err = w.queue.Find(w.t.Context(), "default", id, attempt)
+		return err
+	})
+	return found
 }
 
 func failing(reason run.Reason, code int) run.Observation {
@@ -54,6 +51,7 @@ func failing(reason run.Reason, code int) run.Observation {
 }
 
 func TestARetryWaitsWithoutASlotAndIsQueuedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	w.dueFrom(dispatcher)
@@ -89,6 +87,7 @@ func TestARetryWaitsWithoutASlotAndIsQueuedAgain(t *testing.T) {
 }
 
 func TestWhatIsNotWorthARetryIsOver(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		retry run.Retry
 		seen  run.Observation
@@ -117,6 +116,7 @@ func TestWhatIsNotWorthARetryIsOver(t *testing.T) {
 }
 
 func TestACrashBeforeARetryIsScheduledDoesNotLoseIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.config = func(config *dispatch.Config) {
 		if config.Owner == "one" {
@@ -139,6 +139,7 @@ func TestACrashBeforeARetryIsScheduledDoesNotLoseIt(t *testing.T) {
 }
 
 func TestAReplayIsTheNextAttemptWithWhatItCorrects(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	w.dueFrom(dispatcher)
@@ -164,25 +165,14 @@ func TestAReplayIsTheNextAttemptWithWhatItCorrects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the due message is gone", func() bool {
+	wait.Until(t, "the due message to be gone", func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	})
 }
 
-func (w *world) eventually(what string, holds func() bool) {
-	w.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !holds() {
-		select {
-		case <-deadline:
-			w.t.Fatalf("not within 20s: %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
 func TestARejectedRequestIsReplayedOnceCorrected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	w.dueFrom(dispatcher)
@@ -207,6 +197,7 @@ func TestARejectedRequestIsReplayedOnceCorrected(t *testing.T) {
 }
 
 func TestACancelledRetryNeverStarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	decision := begin(t.Context(), dispatcher, delivery(t, "r", func(r *run.Request) { r.Retry = run.Retry{Attempts: 2, First: run.Duration(time.Second)} }))
@@ -252,6 +243,7 @@ func (w *world) hasSecret(message run.Delivery, want string) {
 }
 
 func TestACorrectedSecretSurvivesACancelledReplay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	w.failWithSecret(dispatcher)
@@ -269,6 +261,7 @@ func TestACorrectedSecretSurvivesACancelledReplay(t *testing.T) {
 
 // What was kept of the request before has other secrets.
 func TestACorrectedSecretOfABuildSurvivesACancelledReplay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	w.failWithSecret(dispatcher)
@@ -290,6 +283,7 @@ func TestACorrectedSecretOfABuildSurvivesACancelledReplay(t *testing.T) {
 }
 
 func TestACorrectedSecretSurvivesAFullQueue(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	// What is tried again in half a minute is due at once.
 	w.config = func(config *dispatch.Config) { config.Now = func() time.Time { return time.Now().Add(-time.Minute) } }

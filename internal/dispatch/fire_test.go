@@ -14,6 +14,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // noon is a time of a schedule, and hour what lies between two.
@@ -87,6 +88,7 @@ func (s *scheduling) waiting() uint64 {
 }
 
 func TestATimeThatComesTwiceIsOneRun(t *testing.T) {
+	t.Parallel()
 	s := newScheduling(t, func(*run.Schedule) {})
 	stale := s.schedule()
 	first := s.fire(noon)
@@ -107,6 +109,7 @@ func TestATimeThatComesTwiceIsOneRun(t *testing.T) {
 }
 
 func TestTheRunBeforeDecidesWhatBecomesOfATime(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		overlap run.Overlap
 		before  run.State // of the run before
@@ -163,6 +166,7 @@ func (s *scheduling) cancelled(id string) bool {
 }
 
 func TestATimeThatIsTooLateIsPassedOver(t *testing.T) {
+	t.Parallel()
 	s := newScheduling(t, func(schedule *run.Schedule) { schedule.Within = run.Duration(10 * time.Minute) })
 	s.late.Store(int64(11 * time.Minute))
 	if late := s.fire(noon); late.Last.Outcome != run.FiringMissed || !strings.Contains(late.Last.Message, "11m0s late") || late.Run != "" || s.waiting() != 0 {
@@ -175,6 +179,7 @@ func TestATimeThatIsTooLateIsPassedOver(t *testing.T) {
 }
 
 func TestAScheduleSaysWhyItsQueueTakesNoRun(t *testing.T) {
+	t.Parallel()
 	s := newScheduling(t, func(schedule *run.Schedule) { schedule.Request.Queue = "gone" })
 	if after := s.fire(noon); after.Last.Outcome != run.FiringRefused || !strings.Contains(after.Last.Message, "no such queue") {
 		t.Errorf("the schedule is %+v", after.Last)
@@ -182,6 +187,7 @@ func TestAScheduleSaysWhyItsQueueTakesNoRun(t *testing.T) {
 }
 
 func TestAQueuesPolicyIsThatOfItsRuns(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.config = func(config *dispatch.Config) { config.Images = asked{w} }
 	launches := make(chan run.Launch, 10)
@@ -194,7 +200,7 @@ func TestAQueuesPolicyIsThatOfItsRuns(t *testing.T) {
 	message.Policy = &policy
 	decision := begin(t.Context(), w.dispatcher("one"), message)
 	w.until("r", inState(run.Pending))
-	launch := <-launches
+	launch := wait.Receive(t, "launch", launches)
 	if launch.Timeout() != run.Duration(time.Hour) || launch.Policy.Namespace != "team" || launch.Request.Timeout != 0 {
 		t.Errorf("the launch is %+v", launch)
 	}
@@ -224,6 +230,7 @@ func (asked) Resolve(_ context.Context, wanted run.ImageRequest, _ func(string))
 // The queue's namespace changes while a run is between its claim and its Job.
 // Whoever takes the run over looks for the Job where it was to be made.
 func TestAnAttemptStaysInItsNamespace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	launches := make(chan run.Launch, 10)
 	w.cluster.check = func(launch run.Launch) error { launches <- launch; return nil }
@@ -246,7 +253,7 @@ func TestAnAttemptStaysInItsNamespace(t *testing.T) {
 	}
 	decision := begin(t.Context(), second, message)
 	w.until("r", inState(run.Pending))
-	if launch := <-launches; launch.Policy.Namespace != "before" {
+	if launch := wait.Receive(t, "launch", launches); launch.Policy.Namespace != "before" {
 		t.Errorf("taken over, the attempt goes to namespace %s", launch.Policy.Namespace)
 	}
 	w.cluster.show(t, "r", run.Observation{State: run.Succeeded})

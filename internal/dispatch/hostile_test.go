@@ -18,6 +18,7 @@ import (
 // of it.
 
 func TestARequestThatFillsItsMessageRunsAllTheSame(t *testing.T) {
+	t.Parallel()
 	w := newWorldOn(t, func(options *server.Options) { options.MaxPayload = 4096 })
 	big := delivery(t, "r", func(r *run.Request) { r.Env = map[string]string{"A": strings.Repeat("x", 3900)} })
 	decision := begin(t.Context(), w.dispatcher("one"), big)
@@ -37,6 +38,7 @@ func TestARequestThatFillsItsMessageRunsAllTheSame(t *testing.T) {
 }
 
 func TestARunThatWasTriedWithoutEndRunsAllTheSame(t *testing.T) {
+	t.Parallel()
 	w := newWorldOn(t, func(options *server.Options) { options.MaxPayload = 64 << 10 })
 	record := run.New(delivery(t, "r", nil))
 	now := time.Now().UTC()
@@ -70,6 +72,7 @@ func TestARunThatWasTriedWithoutEndRunsAllTheSame(t *testing.T) {
 }
 
 func TestAnAttemptThatNobodyWaitsForIsNotLaunched(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", nil))
 	w.until("r", inState(run.Pending))
@@ -85,6 +88,7 @@ func TestAnAttemptThatNobodyWaitsForIsNotLaunched(t *testing.T) {
 }
 
 func TestADuplicateDoesNotReplaceWhatIsKeptOfTheRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	decision := begin(t.Context(), w.dispatcher("one"), delivery(t, "r", func(r *run.Request) {
 		r.SecretEnv = map[string]run.Secret{"TOKEN": "right"}
@@ -102,6 +106,7 @@ func TestADuplicateDoesNotReplaceWhatIsKeptOfTheRun(t *testing.T) {
 }
 
 func TestARunCancelledWhileItWaitedIsForgottenInTime(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if _, err := queue.Publish(t.Context(), w.js, run.Request{Version: 1, ID: "r", Queue: "default", Command: []string{"true"}}); err != nil {
 		t.Fatal(err)
@@ -120,6 +125,7 @@ func TestARunCancelledWhileItWaitedIsForgottenInTime(t *testing.T) {
 }
 
 func TestACancellationHoldsForTheRetriesOfTheRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dispatcher := w.dispatcher("one")
 	decision := begin(t.Context(), dispatcher, delivery(t, "r", func(r *run.Request) { r.Retry = run.Retry{Attempts: 2} }))

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // builtImage is an image that is there once built is closed.
@@ -33,6 +33,7 @@ func newBuiltImage() builtImage {
 }
 
 func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	images := newBuiltImage()
 	w.config = func(config *dispatch.Config) { config.Images = images }
@@ -46,7 +47,7 @@ func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
 	if waiting.State != run.Preparing || !freed.Load() {
 		t.Errorf("while it waits the run is %s, and the launch worker is free: %t", waiting.State, freed.Load())
 	}
-	if wanted := <-images.wanted; wanted.Attempt != 1 || wanted.PublishedAt.IsZero() || wanted.Known != "" {
+	if wanted := wait.Receive(t, "question to the resolver", images.wanted); wanted.Attempt != 1 || wanted.PublishedAt.IsZero() || wanted.Known != "" {
 		t.Errorf("the resolver was asked %+v", wanted)
 	}
 	close(images.built)
@@ -67,7 +68,7 @@ func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
 	again.Attempt, again.Sequence = 2, 2
 	second := begin(t.Context(), d, again)
 	w.until("r", func(record run.Run) bool { return record.State == run.Pending && record.Attempt == 2 })
-	if wanted := <-images.wanted; wanted.Attempt != 2 || wanted.Known != "built@sha256:1" {
+	if wanted := wait.Receive(t, "question to the resolver", images.wanted); wanted.Attempt != 2 || wanted.Known != "built@sha256:1" {
 		t.Errorf("for the next attempt the resolver was asked %+v", wanted)
 	}
 	w.cluster.jobs[run.JobName("r", 2)].changes <- run.Observation{State: run.Succeeded}
@@ -75,6 +76,7 @@ func TestARunThatWaitsForItsImageShowsItAndHoldsUpNobody(t *testing.T) {
 }
 
 func TestADispatcherThatLostARunWhileItsImageIsBuiltStepsBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	taken := make(chan struct{})
 	w.config = func(config *dispatch.Config) {
@@ -105,10 +107,6 @@ func (b taking) Resolve(ctx context.Context, _ run.ImageRequest, waits func(stri
 	waits("news 1")
 	<-b.taken
 	waits("news 2")
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-time.After(20 * time.Second):
-		return "too late", nil
-	}
+	<-ctx.Done()
+	return "", ctx.Err()
 }

@@ -2,7 +2,6 @@
 package natstest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,13 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/ropewalk/ropewalk/internal/retry"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // Start runs a server for the length of the test and returns a connection to
@@ -39,7 +37,7 @@ func Start(t testing.TB, options ...func(*server.Options)) (*nats.Conn, jetstrea
 		natsServer.Shutdown()
 		natsServer.WaitForShutdown()
 	})
-	if !natsServer.ReadyForConnections(10 * time.Second) {
+	if !natsServer.ReadyForConnections(wait.Limit) {
 		t.Fatal("nats-server does not start")
 	}
 	return Connect(t, natsServer.ClientURL())
@@ -50,8 +48,8 @@ func Start(t testing.TB, options ...func(*server.Options)) (*nats.Conn, jetstrea
 func StartCluster(t testing.TB) []jetstream.JetStream {
 	t.Helper()
 	var routes []*url.URL
-	for range 3 {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: freeAddress(t)})
+	for _, address := range freeAddresses(t, 3) {
+		routes = append(routes, &url.URL{Scheme: "nats", Host: address})
 	}
 	var servers []*server.Server
 	for i, own := range routes {
@@ -75,7 +73,7 @@ func StartCluster(t testing.TB) []jetstream.JetStream {
 		servers = append(servers, one)
 	}
 	for _, one := range servers {
-		if !one.ReadyForConnections(time.Minute) {
+		if !one.ReadyForConnections(wait.Limit) {
 			t.Fatal("nats-server does not start")
 		}
 	}
@@ -91,9 +89,7 @@ func StartCluster(t testing.TB) []jetstream.JetStream {
 // AwaitLeader returns once servers have found each other and chosen who leads.
 func AwaitLeader(t testing.TB, servers []*server.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	err := retry.Do(ctx, retry.Policy{First: 20 * time.Millisecond, Most: 20 * time.Millisecond}, func() error {
+	wait.Success(t, "servers that have found each other and have a leader", func() error {
 		if !slices.ContainsFunc(servers, (*server.Server).JetStreamIsLeader) {
 			return errors.New("the servers have no leader")
 		}
@@ -103,10 +99,7 @@ func AwaitLeader(t testing.TB, servers []*server.Server) {
 			}
 		}
 		return nil
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // Serve runs a server that keeps its state in dir, for examples and TestMain,
@@ -123,32 +116,40 @@ func Serve(dir string) (url string, stop func(), err error) {
 		natsServer.Shutdown()
 		natsServer.WaitForShutdown()
 	}
-	if !natsServer.ReadyForConnections(10 * time.Second) {
+	if !natsServer.ReadyForConnections(wait.Limit) {
 		stop()
 		return "", nil, errors.New("nats-server does not start")
 	}
 	return natsServer.ClientURL(), stop, nil
 }
 
-func freeAddress(t testing.TB) string {
+// freeAddresses returns addresses that nobody listens on. All are taken before
+// any is given back, so that no two are the same.
+func freeAddresses(t testing.TB, count int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var addresses []string
+	for range count {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }() // it has no connection
+		addresses = append(addresses, listener.Addr().String())
 	}
-	defer func() { _ = listener.Close() }() // it has no connection
-	return listener.Addr().String()
+	return addresses
 }
 
 // Connect returns a connection for the length of the test.
 func Connect(t testing.TB, url string) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	conn, err := nats.Connect(url)
+	// The server runs in this process or beside it. It loses no request, so that
+	// an answer that takes long says only that the machine is busy.
+	conn, err := nats.Connect(url, nats.Timeout(wait.Limit))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
+	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(wait.Limit))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestChangesAtOnceAreAllKept(t *testing.T) {
@@ -106,14 +107,14 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 		}
 		return run.Done
 	}))
-	if got := receive(t, handled, "run") + receive(t, handled, "run"); got != "first1first2" {
+	if got := wait.Receive(t, "run", handled) + wait.Receive(t, "run", handled); got != "first1first2" {
 		t.Errorf("the drained queue ran %s", got)
 	}
 	stream, err := js.Stream(t.Context(), Stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "its messages are gone", func() bool {
+	wait.Until(t, "its messages to be gone", func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	})
@@ -123,7 +124,7 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 	refused("that wait for their next attempt: 1")
 	setTo(func(d *Definition) { d.Draining = false })
 	publish(t, js, "q", "open-again")
-	receive(t, handled, "run")
+	wait.Receive(t, "run", handled)
 	setTo(func(d *Definition) { d.Draining = true })
 	scheduled, err := js.Stream(t.Context(), DueStream)
 	if err != nil {
@@ -132,7 +133,7 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 	if err := scheduled.Purge(t.Context(), jetstream.WithPurgeSubject(ScheduleSubjects+"q.>")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the queue can be deleted", func() bool { return definitions.Delete(t.Context(), "q") == nil })
+	wait.Success(t, "the queue to be deleted", func() error { return definitions.Delete(t.Context(), "q") })
 	if _, err := definitions.Get(t.Context(), "q"); !errors.Is(err, ErrNoQueue) {
 		t.Errorf("the deleted queue is %v", err)
 	}
@@ -144,7 +145,7 @@ func TestADrainedQueueTakesFurtherAttemptsOnlyAndIsDeletedWhenItIsEmpty(t *testi
 		t.Fatal(err)
 	}
 	publish(t, js, "q", "anew")
-	if got := receive(t, handled, "run"); got != "anew1" {
+	if got := wait.Receive(t, "run", handled); got != "anew1" {
 		t.Errorf("the queue that was made anew ran %s", got)
 	}
 }
@@ -183,7 +184,7 @@ func TestAQueueThatIsReplayedToWhileItIsDeletedStays(t *testing.T) {
 		handled <- fmt.Sprint(delivery.ID, delivery.Attempt)
 		return run.Done
 	}))
-	if got := receive(t, handled, "run"); got != "r2" {
+	if got := wait.Receive(t, "run", handled); got != "r2" {
 		t.Errorf("the queue ran %s", got)
 	}
 	if after, err := definitions.Get(t.Context(), "q"); err != nil || !after.Draining {
@@ -210,6 +211,7 @@ func TestADefinitionThatIsWrongCanBePutRight(t *testing.T) {
 }
 
 func TestARateIsReadAndWrittenAlike(t *testing.T) {
+	t.Parallel()
 	for text, interval := range map[string]time.Duration{
 		"10/s": 100 * time.Millisecond, "30/m": 2 * time.Second, "1/m": time.Minute, "100/s": 10 * time.Millisecond, "none": 0,
 	} {

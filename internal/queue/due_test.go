@@ -13,10 +13,12 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // A run waits for what is due: only what contradicts its record is dropped.
 func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		err     error
 		dropped bool
@@ -26,6 +28,7 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 		"what contradicts the run's record": {run.ErrContradicted, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			_, js := natstest.Start(t)
 			due, err := CreateDue(t.Context(), js, 1)
 			if err != nil {
@@ -48,25 +51,18 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !test.dropped {
-				select {
-				case <-worked:
-				case <-time.After(20 * time.Second):
-					t.Fatal("it was dropped")
-				}
+				wait.Closed(t, "what is due to work", worked)
 			}
 			stream, err := js.Stream(t.Context(), DueStream)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for gone := false; !gone; {
+			wait.Until(t, "the message to be gone", func() bool {
 				info, err := stream.Info(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				gone = info.State.Msgs == 0
-			}
+				return err == nil && info.State.Msgs == 0
+			})
 			stop()
-			if err := <-ended; err != nil {
+			if err := wait.Receive(t, "end of the attendant", ended); err != nil {
 				t.Error(err)
 			}
 			if got := int(tries.Load()); test.dropped != (got == enough+1) {
@@ -79,6 +75,7 @@ func TestWhatIsDueIsTriedUntilItWorks(t *testing.T) {
 // Nobody answers a publisher while servers choose a leader, as if there were no
 // such queue. What is due must outlive that.
 func TestAQueueThatDoesNotAnswerIsNotOneThatThereIsNot(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1}, Definition{Name: "gpu", Concurrency: 1}, Definition{Name: "old", Concurrency: 1})
 	if _, err := definitions.Update(t.Context(), "old", false, func(d *Definition) error { d.Draining = true; return nil }); err != nil {
@@ -105,6 +102,7 @@ func TestAQueueThatDoesNotAnswerIsNotOneThatThereIsNot(t *testing.T) {
 		"one that is drained, next attempt": {"old", 2, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			err := due.Queue(t.Context(), run.Request{Version: 1, ID: "r", Queue: test.queue, Command: []string{"true"}}, test.attempt)
 			_, refused := errors.AsType[*run.InvalidError](err)
 			if err == nil || refused != test.refused || !refused && !strings.Contains(err.Error(), "does not answer") {

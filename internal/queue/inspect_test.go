@@ -13,6 +13,7 @@ import (
 )
 
 func TestInspectNamesWhatSomebodyHasChanged(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	ctx := t.Context()
 	if _, _, err := Inspect(ctx, js, 1, time.Minute); !errors.Is(err, ErrNotSetUp) {

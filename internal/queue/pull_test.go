@@ -7,23 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
-
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !holds() {
-		select {
-		case <-deadline:
-			t.Fatalf("not within 20s: %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
 
 // begun is a handler that holds every run until it is told to stop, and knows
 // which have been begun, by whomever.
@@ -55,8 +45,8 @@ func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
 	publish(t, js, "default", "r0")
 	publish(t, js, "default", "r1")
 	stop := consumeBy(t, js, definitions, handler)
-	receive(t, handler.began, "first run")
-	receive(t, handler.began, "second run")
+	wait.Receive(t, "first run", handler.began)
+	wait.Receive(t, "second run", handler.began)
 	publish(t, js, "default", "r2")
 	pausing := func(paused bool) {
 		t.Helper()
@@ -69,7 +59,7 @@ func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
 	// waits stays where it is, with room for it.
 	stop()
 	consumeBy(t, js, definitions, handler)
-	adopted := map[string]bool{receive(t, handler.began, "adopted run").ID: true, receive(t, handler.began, "adopted run").ID: true}
+	adopted := map[string]bool{wait.Receive(t, "adopted run", handler.began).ID: true, wait.Receive(t, "adopted run", handler.began).ID: true}
 	if !adopted["r0"] || !adopted["r1"] {
 		t.Errorf("adopted are %v", adopted)
 	}
@@ -80,7 +70,7 @@ func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
 	if _, err := definitions.Update(t.Context(), "default", false, func(d *Definition) error { d.Concurrency = 3; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if got := receive(t, handler.began, "run after resuming"); got.ID != "r2" {
+	if got := wait.Receive(t, "run after resuming", handler.began); got.ID != "r2" {
 		t.Errorf("after resuming began %s", got.ID)
 	}
 }
@@ -89,7 +79,7 @@ func TestAPausedQueueStartsNothingAndStillAdopts(t *testing.T) {
 // however many replicas look for what to adopt.
 func TestAPausedQueueStaysEmpty(t *testing.T) {
 	t.Parallel()
-	_, js := natstest.Start(t)
+	conn, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
 	started, end := make(chan string, 10), make(chan struct{})
 	handler := func(ctx context.Context, delivery run.Delivery, launched func()) run.Decision {
@@ -107,29 +97,35 @@ func TestAPausedQueueStaysEmpty(t *testing.T) {
 	}
 	consumeBy(t, js, definitions, neverBegun{handlerFunc(handler)})
 	consumeBy(t, js, definitions, neverBegun{handlerFunc(handler)})
-	receive(t, started, "run")
-	pulls := func(enough func(int) bool) func() bool {
-		return func() bool {
-			consumer, err := js.Consumer(t.Context(), Stream, ConsumerPrefix+"default")
-			return err == nil && enough(consumer.CachedInfo().NumWaiting)
-		}
-	}
-	eventually(t, "both replicas pull", pulls(func(waiting int) bool { return waiting >= 2 }))
+	wait.Receive(t, "run", started)
+	wait.Until(t, "both replicas to pull", pulls(t, js, func(waiting int) bool { return waiting >= 2 }))
 	paused := Definition{Name: "default", Concurrency: 1, Paused: true}
 	if _, err := definitions.Update(t.Context(), "default", false, func(d *Definition) error { d.Paused = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both replicas have ceased to pull", pulls(func(waiting int) bool { return waiting == 0 }))
+	wait.Until(t, "both replicas to cease to pull", pulls(t, js, func(waiting int) bool { return waiting == 0 }))
 	end <- struct{}{}
-	eventually(t, "the run under way is over, and the others are still there", func() bool {
+	wait.Until(t, "the run under way to be over, with the others still there", func() bool {
 		// Whoever looked just before may have been given one and handed it back:
 		// that one counts as in flight, though nobody holds it.
 		use, err := Use(t.Context(), js, paused)
 		return err == nil && use.InFlight+int(use.Waiting) == 2
 	})
-	<-time.After(3 * time.Second) // three looks of each replica, on the server's clock
+	looks := requests(t, conn, "$JS.API.CONSUMER.INFO."+Stream+"."+ConsumerPrefix+"default")
+	for range 3 * 2 { // of two replicas
+		wait.Receive(t, "look for what is to be adopted", looks)
+	}
 	if len(started) != 0 {
 		t.Errorf("run %s was started on a paused queue", <-started)
+	}
+}
+
+// pulls tells whether the pull requests that wait for runs are enough.
+func pulls(t *testing.T, js jetstream.JetStream, enough func(waiting int) bool) func() bool {
+	t.Helper()
+	return func() bool {
+		consumer, err := js.Consumer(t.Context(), Stream, ConsumerPrefix+"default")
+		return err == nil && enough(consumer.CachedInfo().NumWaiting)
 	}
 }
 
@@ -150,23 +146,47 @@ func TestAStartRateHoldsOverAllReplicas(t *testing.T) {
 	for i := range runs {
 		publish(t, js, "default", fmt.Sprintf("r%d", i))
 	}
-	starts := make(chan time.Time, runs)
+	kept := starts(t, js)
+	watcher, err := kept.bucket.Watch(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan time.Time, runs)
+	begin := time.Now()
 	for range 3 {
 		consume(t, js, definitions, func(context.Context, run.Delivery, func()) run.Decision {
-			starts <- time.Now()
+			started <- time.Now()
 			return run.Done
 		})
 	}
-	first := receive(t, starts, "start")
-	last := first
-	for range runs - 1 {
-		last = receive(t, starts, "start")
+	var last time.Time
+	for range runs {
+		last = wait.Receive(t, "start", started)
 	}
-	// A start may be seen late, which shortens the distance to the next, but
-	// no late start shortens the whole by more than itself.
-	least := (runs - 1) * rate.Interval()
-	if took := last.Sub(first); took < least-200*time.Millisecond || took > 10*least {
-		t.Errorf("%d starts took %s; at %s they take %s", runs, took, rate, least)
+	// The first may come at once, and each further one an interval after the one
+	// before it. To see a start late only lengthens the whole.
+	if took, least := last.Sub(begin), (runs-1)*rate.Interval(); took < least {
+		t.Errorf("%d starts took %s; at %s they take at least %s", runs, took, rate, least)
+	}
+	// On record, each start is a revision. The watch may pass over some.
+	_, all, err := kept.last(t.Context(), "default")
+	if err != nil || all != runs {
+		t.Fatalf("%d starts are on record, %v; want %d", all, err, runs)
+	}
+	var (
+		before time.Time
+		count  uint64
+	)
+	for count < all {
+		entry := wait.Receive(t, "start on record", watcher.Updates())
+		if entry == nil { // what was there has been sent
+			continue
+		}
+		at := at(t, string(entry.Value()))
+		if least := time.Duration(entry.Revision()-count) * rate.Interval(); count > 0 && at.Sub(before) < least { //nolint:gosec // there are a few
+			t.Errorf("from start %d to start %d it took %s; at %s it takes at least %s", count, entry.Revision(), at.Sub(before), rate, least)
+		}
+		before, count = at, entry.Revision()
 	}
 }
 
@@ -180,20 +200,36 @@ func TestARunThatWasStartedNeedsNoLeave(t *testing.T) {
 	publish(t, js, "default", "r")
 	handler := newBegun()
 	stop := consumeBy(t, js, definitions, handler)
-	receive(t, handler.began, "start")
+	wait.Receive(t, "start", handler.began)
+	_, started, err := starts(t, js).last(t.Context(), "default")
+	if err != nil || started == 0 {
+		t.Fatalf("the first start is not on record: %d, %v", started, err)
+	}
+	noOther := func(what string) {
+		t.Helper()
+		if _, now, err := starts(t, js).last(t.Context(), "default"); err != nil || now != started {
+			t.Errorf("%s took a start of the rate, %d after %d, %v", what, now, started, err)
+		}
+	}
 	stop()
 	consumeBy(t, js, definitions, handler)
-	if again := receive(t, handler.began, "adoption"); again.Redelivered == 0 {
+	if again := wait.Receive(t, "adoption", handler.began); again.Redelivered == 0 {
 		t.Errorf("the second delivery is %+v", again)
 	}
+	noOther("the adoption")
 	// The next start is a minute away, and changing the rate ends the wait.
 	publish(t, js, "default", "next")
+	wait.Until(t, "the next run to wait for its start", func() bool {
+		use, err := Use(t.Context(), js, Definition{Name: "default"})
+		return err == nil && use.InFlight == 2
+	})
 	if _, err := definitions.Update(t.Context(), "default", false, func(d *Definition) error { d.StartRate = Rate{}; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if next := receive(t, handler.began, "start without a rate"); next.ID != "next" {
+	if next := wait.Receive(t, "start without a rate", handler.began); next.ID != "next" {
 		t.Errorf("began %s", next.ID)
 	}
+	noOther("the next run")
 }
 
 func TestAClockThatIsAheadDoesNotStopTheQueue(t *testing.T) {
@@ -204,11 +240,15 @@ func TestAClockThatIsAheadDoesNotStopTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	if err := opened.Await(t.Context(), "q", Rate{10, time.Second}, zerolog.Nop()); err != nil {
+	// The other clock's hour is longer than we wait.
+	if err := opened.Await(wait.Context(t, "start under a clock that is ahead"), "q", Rate{10, time.Second}, zerolog.Nop()); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took < 100*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(begin); took < 100*time.Millisecond {
 		t.Errorf("it waited %s; want one interval of 100ms", took)
+	}
+	if last, _, err := opened.last(t.Context(), "q"); err != nil || last.Before(begin) || last.After(time.Now()) {
+		t.Errorf("the next start is reckoned from %s, %v", last, err)
 	}
 }
 
@@ -232,13 +272,13 @@ func TestAQueueDoesNotWaitForAnothersBurst(t *testing.T) {
 		return run.HandBack
 	})
 	for range 24 { // all places that a queue has here
-		receive(t, busy, "run of the burst")
+		wait.Receive(t, "run of the burst", busy)
 	}
 	for i := range 10 {
 		publish(t, js, "quiet", fmt.Sprintf("q%d", i))
 	}
 	for i := range 10 {
-		if got := receive(t, quiet, "run of the other queue"); got != fmt.Sprintf("q%d", i) {
+		if got := wait.Receive(t, "run of the other queue", quiet); got != fmt.Sprintf("q%d", i) {
 			t.Errorf("run %d of the other queue is %s", i, got)
 		}
 	}

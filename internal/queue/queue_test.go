@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,15 +12,30 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestMain(m *testing.M) {
+	// These tests wait for the clock of a server most of the time, which takes no
+	// processor: more of them at once than there are processors, unless somebody
+	// says how many.
+	flag.Parse()
+	parallel := "8"
+	flag.Visit(func(said *flag.Flag) {
+		if said.Name == "test.parallel" {
+			parallel = said.Value.String()
+		}
+	})
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
 	// The server's own background work outlives its shutdown for a moment.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
@@ -72,10 +88,21 @@ func consume(t *testing.T, js jetstream.JetStream, definitions *Definitions, han
 	return consumeBy(t, js, definitions, handler)
 }
 
+// lateAckWait is longer than a sign of life is late on a busy machine, so that a
+// message comes again only when it was handed back. It is shorter than tests wait:
+// a replica that stops may miss a message that is on its way to it.
+const lateAckWait = time.Minute
+
 func consumeBy(t *testing.T, js jetstream.JetStream, definitions *Definitions, handler Handler) (stop func()) {
 	t.Helper()
+	return consumeWithin(t, lateAckWait, js, definitions, handler)
+}
+
+// consumeWithin is [consumeBy] with another time between signs of life.
+func consumeWithin(t *testing.T, ackWait time.Duration, js jetstream.JetStream, definitions *Definitions, handler Handler) (stop func()) {
+	t.Helper()
 	consumer, err := New(Config{
-		JetStream: js, Definitions: definitions, Handler: handler, AckWait: 2 * time.Second, Starts: starts(t, js),
+		JetStream: js, Definitions: definitions, Handler: handler, AckWait: ackWait, Starts: starts(t, js),
 		LaunchWorkers: 16, Log: zerolog.New(zerolog.NewTestWriter(t)),
 	})
 	if err != nil {
@@ -88,13 +115,8 @@ func consumeBy(t *testing.T, js jetstream.JetStream, definitions *Definitions, h
 	stop = func() {
 		once.Do(func() {
 			cancel()
-			select {
-			case err := <-ended:
-				if err != nil {
-					t.Errorf("Run = %v", err)
-				}
-			case <-time.After(time.Minute):
-				t.Error("the consumer does not stop")
+			if err := wait.Receive(t, "end of the consumer", ended); err != nil {
+				t.Errorf("Run = %v", err)
 			}
 		})
 	}
@@ -110,18 +132,23 @@ func publish(t *testing.T, js jetstream.JetStream, queue, id string) {
 	}
 }
 
-func receive[T any](t *testing.T, from <-chan T, what string) T {
+// requests are those that somebody sends to the server on a subject, from now on.
+func requests(t *testing.T, conn *nats.Conn, subject string) <-chan *nats.Msg {
 	t.Helper()
-	select {
-	case value := <-from:
-		return value
-	case <-time.After(20 * time.Second):
-		t.Fatalf("no %s within 20s", what)
-		panic("unreachable")
+	seen := make(chan *nats.Msg, 1000)
+	subscription, err := conn.ChanSubscribe(subject, seen)
+	if err == nil {
+		err = conn.FlushWithContext(wait.Context(t, "subscription to "+subject))
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = subscription.Unsubscribe() }) // the connection may be closed already
+	return seen
 }
 
 func TestTwoConsumersKeepOneLimit(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 3})
 	const runs = 60
@@ -144,7 +171,7 @@ func TestTwoConsumersKeepOneLimit(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range runs {
-		seen[receive(t, finished, "run")]++
+		seen[wait.Receive(t, "run", finished)]++
 	}
 	if len(seen) != runs {
 		t.Errorf("%d different runs were handled; want %d, each once", len(seen), runs)
@@ -155,64 +182,154 @@ func TestTwoConsumersKeepOneLimit(t *testing.T) {
 }
 
 func TestACleanStopHandsBackAtOnce(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
 	publish(t, js, "default", "r")
 	begun := make(chan run.Delivery, 1)
-	stop := consume(t, js, definitions, func(ctx context.Context, delivery run.Delivery, _ func()) run.Decision {
+	// Only a run that is handed back comes again in time.
+	const never = time.Hour
+	stop := consumeWithin(t, never, js, definitions, handlerFunc(func(ctx context.Context, delivery run.Delivery, _ func()) run.Decision {
 		tell(ctx, begun, delivery)
 		<-ctx.Done()
 		return run.HandBack
-	})
-	if first := receive(t, begun, "delivery"); first.Redelivered != 0 {
+	}))
+	if first := wait.Receive(t, "delivery", begun); first.Redelivered != 0 {
 		t.Errorf("the first delivery counts %d before it", first.Redelivered)
 	}
 	again := make(chan run.Delivery, 1)
-	consume(t, js, definitions, func(_ context.Context, delivery run.Delivery, _ func()) run.Decision {
+	consumeWithin(t, never, js, definitions, handlerFunc(func(_ context.Context, delivery run.Delivery, _ func()) run.Decision {
 		again <- delivery
 		return run.Done
-	})
-	stopped := time.Now()
+	}))
 	stop()
-	second := receive(t, again, "second delivery")
-	// AckWait is 2 s: without the hand-back it would take that long.
-	if took := time.Since(stopped); took > 1500*time.Millisecond {
-		t.Errorf("the run came back after %s", took)
-	}
+	second := wait.Receive(t, "second delivery", again)
 	// The one that stops may have been given it again before it ceased to pull.
 	if second.ID != "r" || second.Redelivered < 1 {
 		t.Errorf("the second delivery is %+v", second)
 	}
 }
 
+// signsOfLife are those that dispatchers give of the runs that they hold.
+type signsOfLife struct {
+	within time.Duration // how soon each must follow the one before
+	mu     sync.Mutex
+	last   time.Time
+	late   bool
+}
+
+// watchSigns watches for the signs of life on a server, each of which is in time
+// if it is there half of AckWait after the one before: dispatchers give one in
+// every third.
+func watchSigns(t *testing.T, conn *nats.Conn, ackWait time.Duration) *signsOfLife {
+	t.Helper()
+	signs := &signsOfLife{within: ackWait / 2, last: time.Now()}
+	_, err := conn.Subscribe("$JS.ACK.>", func(message *nats.Msg) {
+		if string(message.Data) == "+WPI" {
+			signs.note()
+		}
+	})
+	if err == nil {
+		err = conn.FlushWithContext(wait.Context(t, "subscription to signs of life"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signs
+}
+
+// note notes that there is a sign now.
+func (s *signsOfLife) note() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late = s.late || time.Since(s.last) > s.within
+	s.last = time.Now()
+}
+
+// wereLate reports whether any was late since this was last asked, or is now.
+func (s *signsOfLife) wereLate() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	late := s.late || time.Since(s.last) > s.within
+	s.late = false
+	return late
+}
+
+// unattended is a message that somebody was given and nobody gives a sign of
+// life of; each call returns once the server has given it away twice more.
+func unattended(t *testing.T, js jetstream.JetStream, ackWait time.Duration) (twiceMore func()) {
+	t.Helper()
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "UNATTENDED", Subjects: []string{"unattended"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "unattended", nil); err != nil {
+		t.Fatal(err)
+	}
+	given := func() {
+		t.Helper()
+		if _, err := consumer.Next(jetstream.FetchContext(wait.Context(t, "message that nobody attends to"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	given()
+	return func() { t.Helper(); given(); given() }
+}
+
 func TestARunHeldForLongStaysWithItsDispatcher(t *testing.T) {
-	_, js := natstest.Start(t)
+	t.Parallel()
+	conn, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 2})
-	publish(t, js, "default", "r")
 	var deliveries atomic.Int64
-	release, ended := make(chan struct{}), make(chan struct{})
-	handler := func(ctx context.Context, _ run.Delivery, launched func()) run.Decision {
+	begun, release, ended := make(chan struct{}, 100), make(chan struct{}), make(chan struct{}, 100)
+	handler := handlerFunc(func(ctx context.Context, _ run.Delivery, launched func()) run.Decision {
 		deliveries.Add(1)
+		tell(ctx, begun, struct{}{})
 		launched()
-		defer close(ended)
 		select {
 		case <-release:
 		case <-ctx.Done():
 		}
+		ended <- struct{}{}
 		return run.Done
+	})
+	const ackWait = time.Second
+	consumeWithin(t, ackWait, js, definitions, handler)
+	consumeWithin(t, ackWait, js, definitions, handler)
+	wait.Until(t, "both replicas to pull", pulls(t, js, func(waiting int) bool { return waiting >= 2 }))
+	twiceMore := unattended(t, js, ackWait)
+	signs := watchSigns(t, conn, ackWait)
+	publish(t, js, "default", "r")
+	wait.Receive(t, "begin", begun)
+	// Where this process does not come to give its signs in time, the server
+	// rightly gives the run away, if only a moment later. What counts is a run
+	// that is not given away while another one is, whose signs were in time until
+	// then.
+	inTime := wait.Context(t, "signs of life that are all in time")
+	for lateBefore := false; ; {
+		before := deliveries.Load()
+		twiceMore()
+		late := signs.wereLate()
+		if !late && !lateBefore {
+			if got := deliveries.Load(); got != before {
+				t.Errorf("the run was delivered %d times more", got-before)
+			}
+			break
+		}
+		if lateBefore = late; inTime.Err() != nil {
+			t.Fatal(context.Cause(inTime))
+		}
 	}
-	consume(t, js, definitions, handler)
-	consume(t, js, definitions, handler)
-	// Two and a half times AckWait, on the clock that the server keeps.
-	<-time.After(5 * time.Second)
 	close(release)
-	receive(t, ended, "end")
-	if deliveries.Load() != 1 {
-		t.Errorf("the run was delivered %d times", deliveries.Load())
-	}
+	wait.Receive(t, "end", ended)
 }
 
 func TestTheLimitChangesWhileRunning(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
 	for i := range 4 {
@@ -225,12 +342,12 @@ func TestTheLimitChangesWhileRunning(t *testing.T) {
 		<-ctx.Done()
 		return run.HandBack
 	})
-	receive(t, begun, "first run")
+	wait.Receive(t, "first run", begun)
 	if err := definitions.Set(t.Context(), Definition{Name: "default", Concurrency: 3}); err != nil {
 		t.Fatal(err)
 	}
-	receive(t, begun, "second run")
-	receive(t, begun, "third run")
+	wait.Receive(t, "second run", begun)
+	wait.Receive(t, "third run", begun)
 	use, err := Use(t.Context(), js, Definition{Name: "default"})
 	if err != nil || use.InFlight != 3 || use.Waiting != 1 || use.Limit != 3 {
 		t.Errorf("Use = %+v, %v; want 3 of 3 in flight and 1 waiting", use, err)
@@ -245,6 +362,7 @@ func TestTheLimitChangesWhileRunning(t *testing.T) {
 }
 
 func TestAQueueThatAppearsIsServed(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "default", Concurrency: 1})
 	begun := make(chan run.Delivery, 1)
@@ -254,20 +372,21 @@ func TestAQueueThatAppearsIsServed(t *testing.T) {
 	})
 	// nats-server races with itself, harmlessly, when a stream is changed while
 	// a consumer is made on it; the race detector would blame us.
-	for served := false; !served; {
+	wait.Success(t, "consumer of the first queue", func() error {
 		_, err := js.Consumer(t.Context(), Stream, ConsumerPrefix+"default")
-		served = err == nil
-	}
+		return err
+	})
 	if err := definitions.Set(t.Context(), Definition{Name: "gpu", Concurrency: 1}); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, js, "gpu", "r")
-	if got := receive(t, begun, "delivery"); got.Queue != "gpu" || got.ID != "r" || got.Attempt != 1 {
+	if got := wait.Receive(t, "delivery", begun); got.Queue != "gpu" || got.ID != "r" || got.Attempt != 1 {
 		t.Errorf("delivered %+v", got)
 	}
 }
 
 func TestQueuesThatAppearAtOnceAllOpen(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	definitions := define(t, js)
 	var all sync.WaitGroup
@@ -285,6 +404,7 @@ func TestQueuesThatAppearAtOnceAllOpen(t *testing.T) {
 }
 
 func TestASecondMessageForARunIsRefused(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	define(t, js, Definition{Name: "default", Concurrency: 1})
 	publish(t, js, "default", "r")
@@ -304,7 +424,8 @@ func TestASecondMessageForARunIsRefused(t *testing.T) {
 // As while a cluster of servers has no leader for the stream: nobody answers for
 // a queue that there is.
 func TestAPublisherWaitsForTheQueueToAnswer(t *testing.T) {
-	_, js := natstest.Start(t)
+	t.Parallel()
+	conn, js := natstest.Start(t)
 	definitions := define(t, js, Definition{Name: "q", Concurrency: 1})
 	stream, err := js.Stream(t.Context(), Stream)
 	if err != nil {
@@ -315,25 +436,37 @@ func TestAPublisherWaitsForTheQueueToAnswer(t *testing.T) {
 	if _, err := js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
+	publishing := func(ctx context.Context, id string) (asks <-chan *nats.Msg, published <-chan error) {
+		// Before each try but the first it asks whether there is such a queue.
+		asks = requests(t, conn, "$JS.API.DIRECT.GET.KV_"+DefinitionBucket+".>")
+		result := make(chan error, 1)
+		go func() {
+			_, err := Publish(ctx, js, requestFor("q", id))
+			result <- err
+		}()
+		return asks, result
+	}
 	interrupted, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	time.AfterFunc(time.Second, interrupt)
-	if _, err := Publish(interrupted, js, requestFor("q", "early")); !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoQueue) {
+	asks, published := publishing(interrupted, "early")
+	wait.Receive(t, "question after the first try", asks)
+	wait.Receive(t, "question after another try", asks)
+	interrupt()
+	if err := wait.Receive(t, "end of the interrupted publisher", published); !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoQueue) {
 		t.Errorf("interrupted while nobody answers: %v", err)
 	}
-	settled := make(chan error, 1)
-	time.AfterFunc(2*time.Second, func() {
-		settled <- definitions.settleSubjects(t.Context(), func(map[string]string) {})
-	})
-	if _, err := Publish(t.Context(), js, requestFor("q", "patient")); err != nil {
-		t.Errorf("to a queue that answers again: %v", err)
+	asks, published = publishing(t.Context(), "patient")
+	wait.Receive(t, "question of the patient publisher", asks)
+	if err := definitions.settleSubjects(t.Context(), func(map[string]string) {}); err != nil {
+		t.Fatal(err)
 	}
-	if err := <-settled; err != nil {
-		t.Error(err)
+	if err := wait.Receive(t, "end of the patient publisher", published); err != nil {
+		t.Errorf("to a queue that answers again: %v", err)
 	}
 }
 
 func TestAPublisherIsToldWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t, func(options *server.Options) { options.MaxPayload = 2000 })
 	define(t, js, Definition{Name: "default", Concurrency: 1})
 	stream, err := js.Stream(t.Context(), Stream)
@@ -361,6 +494,7 @@ func TestAPublisherIsToldWhatIsWrong(t *testing.T) {
 }
 
 func TestWaitingRunsAreSeenInTheStream(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Start(t)
 	define(t, js, Definition{Name: "default", Concurrency: 1}, Definition{Name: "gpu", Concurrency: 1})
 	for i := range 300 {
@@ -391,6 +525,7 @@ func TestWaitingRunsAreSeenInTheStream(t *testing.T) {
 }
 
 func TestASubjectThatSaysItWronglyIsStillDelivered(t *testing.T) {
+	t.Parallel()
 	for subject, want := range map[string]run.Delivery{
 		"ropewalk.runs.q.a":     {Queue: "q", ID: "a", Attempt: 1},
 		"ropewalk.runs.q.a.2":   {Queue: "q", ID: "a", Attempt: 2},
@@ -417,17 +552,18 @@ func TestASubjectThatSaysItWronglyIsStillDelivered(t *testing.T) {
 // still followed: the run is not begun a second time, and the newest delivery
 // is the one that is acknowledged.
 func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
-	_, js := natstest.Start(t)
+	t.Parallel()
+	conn, js := natstest.Start(t)
 	define(t, js, Definition{Name: "default", Concurrency: 5})
 	publish(t, js, "default", "r")
 	durable, err := js.CreateConsumer(t.Context(), Stream, jetstream.ConsumerConfig{
-		Durable: "again", FilterSubject: Subjects + "default.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Second,
+		Durable: "again", FilterSubject: Subjects + "default.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	next := func() jetstream.Msg {
-		message, err := durable.Next(jetstream.FetchMaxWait(10 * time.Second))
+		message, err := durable.Next(jetstream.FetchContext(wait.Context(t, "delivery")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,7 +571,7 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 	}
 	begun, release := make(chan struct{}, 2), make(chan struct{})
 	consumer, err := New(Config{
-		JetStream: js, Definitions: &Definitions{}, AckWait: 10 * time.Second, LaunchWorkers: 1, Starts: starts(t, js), Log: zerolog.Nop(),
+		JetStream: js, Definitions: &Definitions{}, AckWait: lateAckWait, LaunchWorkers: 1, Starts: starts(t, js), Log: zerolog.Nop(),
 		Handler: handlerFunc(func(context.Context, run.Delivery, func()) run.Decision {
 			begun <- struct{}{}
 			<-release
@@ -449,8 +585,12 @@ func TestAMessageThatComesAgainReplacesTheOneThatIsHeld(t *testing.T) {
 	nop := zerolog.Nop()
 	first := next()
 	handlers.Go(func() { consumer.handle(t.Context(), first, &run.Policy{}, place(newWorkers(1)), &nop) })
-	receive(t, begun, "begin")
-	second := next() // after AckWait, since nothing shows life here
+	wait.Receive(t, "begin", begun)
+	// Somebody else has the server deliver it again: to us, it is still held.
+	if err := conn.Publish(first.Reply(), []byte("-NAK")); err != nil {
+		t.Fatal(err)
+	}
+	second := next()
 	consumer.handle(t.Context(), second, &run.Policy{}, place(newWorkers(1)), &nop)
 	if held := consumer.message(1); held.Reply() != second.Reply() {
 		t.Errorf("the message held is %s; want the newer %s", held.Reply(), second.Reply())

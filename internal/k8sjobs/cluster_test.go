@@ -20,6 +20,7 @@ import (
 
 	"github.com/ropewalk/ropewalk/internal/launchtest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // TestMain also holds the shipped Role against what all tests together have
@@ -31,6 +32,12 @@ func TestMain(m *testing.M) {
 type whole struct{ m *testing.M }
 
 func (w whole) Run() int {
+	// They share nothing, and wait for the cluster.
+	const together = 8
+	if err := wait.Together(together); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := w.m.Run()
 	if code != 0 || flag.Lookup("test.run").Value.String() != "" || flag.Lookup("test.skip").Value.String() != "" {
 		return code
@@ -96,11 +103,14 @@ func TestOnACluster(t *testing.T) {
 
 func success(s *scope) {
 	launcher := s.launcher()
-	f := s.follow(launcher, s.launch(launcher, s.script("sleep 1")))
+	job := s.launch(launcher, s.held("exit 0"))
+	f := s.follow(launcher, job)
 	f.await(run.Running, "")
+	s.letGo(job)
 	final := f.end(run.Succeeded, "")
-	if took := final.FinishedAt.Sub(final.StartedAt); final.ExitCode == nil || *final.ExitCode != 0 || took < time.Second || took > long {
-		s.Errorf("the end is %+v", final)
+	told := s.podsOf(job)[0].Status.ContainerStatuses[0].State.Terminated
+	if final.ExitCode == nil || *final.ExitCode != 0 || !final.StartedAt.Equal(told.StartedAt.Time) || !final.FinishedAt.Equal(told.FinishedAt.Time) {
+		s.Errorf("the end is %+v, and the node says %+v", final, told)
 	}
 }
 
@@ -128,11 +138,11 @@ func noProgram(s *scope) {
 }
 
 func unschedulable(s *scope) {
-	launcher := s.launcher(func(settings *Settings) { settings.Patience.Unschedulable = 2 * time.Second })
+	launcher := s.launcher(func(settings *Settings) { settings.Patience.Unschedulable = 15 * time.Second })
 	job := s.launch(launcher, s.script("exit 0", func(r *run.Request) { r.Pod.NodeSelector = map[string]string{"no": "node"} }))
 	f := s.follow(launcher, job)
 	f.await(run.Pending, "No node can take the pod yet: 0/")
-	f.end(run.Failed, run.Unschedulable, "2s", "node affinity/selector")
+	f.end(run.Failed, run.Unschedulable, "15s", "node affinity/selector")
 	if left := s.left(job); len(left) > 0 {
 		s.Errorf("giving up has left %v", left)
 	}
@@ -149,10 +159,14 @@ func badImage(s *scope) {
 	}
 }
 
+// busy is longer than a busy node takes to start a pod, so that what shall run for
+// a while and then be out of time does run.
+const busy = 30 * time.Second
+
 func deadline(s *scope) {
 	launcher := s.launcher()
-	job := s.launch(launcher, s.script("echo begun; "+waitForTerm, func(r *run.Request) { r.Timeout = run.Duration(3 * time.Second) }))
-	s.follow(launcher, job).end(run.TimedOut, run.DeadlineExceeded, "timeout of 3s")
+	job := s.launch(launcher, s.script("echo begun; "+waitForTerm, func(r *run.Request) { r.Timeout = run.Duration(busy) }))
+	s.follow(launcher, job).end(run.TimedOut, run.DeadlineExceeded, "timeout of 30s")
 	if text := s.log(job); text != "begun\n" {
 		s.Errorf("the log is %q", text)
 	}
@@ -160,15 +174,16 @@ func deadline(s *scope) {
 
 func sharedDeadline(s *scope) {
 	launcher := s.launcher(func(settings *Settings) { settings.BackoffLimit = 100 })
-	job := s.launch(launcher, s.script(waitForTerm, func(r *run.Request) { r.Timeout = run.Duration(5 * time.Second) }))
+	job := s.launch(launcher, s.script(waitForTerm, func(r *run.Request) { r.Timeout = run.Duration(busy) }))
 	f := s.follow(launcher, job)
 	f.await(run.Running, "")
-	f.end(run.TimedOut, run.DeadlineExceeded, "timeout of 5s")
+	f.end(run.TimedOut, run.DeadlineExceeded, "timeout of 30s")
 }
 
 func jobDeleted(s *scope) {
 	launcher := s.launcher()
-	job := s.launch(launcher, s.script("trap 'sleep 2; exit 143' TERM; sleep 600 & wait $!"))
+	// The pod outlives its Job by so long that the watch tells of it.
+	job := s.launch(launcher, s.script("trap 'sleep 15; exit 143' TERM; sleep 600 & wait $!"))
 	f := s.follow(launcher, job)
 	f.await(run.Running, "")
 	// In the background, as most clients do it: the Job is gone before its pod.
@@ -221,7 +236,7 @@ func noTTL(s *scope) {
 	launcher := s.launcher(func(settings *Settings) { settings.TTLSecondsAfterFinished = 0 })
 	job := s.launch(launcher, s.script("exit 9"))
 	s.follow(launcher, job).end(run.Failed, run.AppError, "exit code 9")
-	s.eventually("the Job is gone", func() bool { return len(s.left(job)) == 0 })
+	wait.Until(s, "the Job to be gone", func() bool { return len(s.left(job)) == 0 })
 }
 
 func secrets(s *scope) {
@@ -238,7 +253,7 @@ func secrets(s *scope) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.eventually("the Secret has gone with the Job", func() bool { return len(s.left(job)) == 0 })
+	wait.Until(s, "the Secret to go with the Job", func() bool { return len(s.left(job)) == 0 })
 }
 
 // withToken is a launch that succeeds with its own secret only.
@@ -274,7 +289,7 @@ func leftSecret(s *scope) {
 	wantRefused(s, err, run.StartTimeout, true, "earlier Job")
 	letGo(s, name) // what the garbage collector was waiting for
 	var job run.Job
-	s.eventually("the launch works", func() bool {
+	wait.Until(s, "the launch to work", func() bool {
 		job, _, err = launcher.Launch(s.Context(), launch)
 		return err == nil
 	})
@@ -302,7 +317,7 @@ func quota(s *scope, what corev1.ResourceName) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.eventually("the quota is counted", func() bool {
+	wait.Until(s, "the quota to be in force", func() bool {
 		created, err = s.admin.CoreV1().ResourceQuotas(s.namespace).Get(s.Context(), created.Name, metav1.GetOptions{})
 		return err == nil && created.Status.Used != nil
 	})
@@ -318,7 +333,7 @@ func jobQuota(s *scope) {
 		s.Fatal(err)
 	}
 	var job run.Job
-	s.eventually("the launch works", func() bool {
+	wait.Until(s, "the launch to work", func() bool {
 		job, _, err = launcher.Launch(s.Context(), launch)
 		return err == nil
 	})
@@ -327,11 +342,11 @@ func jobQuota(s *scope) {
 
 func podQuota(s *scope) {
 	quota(s, "pods")
-	launcher := s.launcher(func(settings *Settings) { settings.Patience.Start = 10 * time.Second })
+	launcher := s.launcher(func(settings *Settings) { settings.Patience.Start = busy })
 	job := s.launch(launcher, s.script("exit 0"))
 	f := s.follow(launcher, job)
 	f.await(run.Pending, "exceeded quota: small")
-	f.end(run.Failed, run.QuotaExceeded, "10s", "exceeded quota: small")
+	f.end(run.Failed, run.QuotaExceeded, "30s", "exceeded quota: small")
 	if left := s.left(job); len(left) > 0 {
 		s.Errorf("giving up has left %v", left)
 	}
@@ -339,7 +354,7 @@ func podQuota(s *scope) {
 
 func adoption(s *scope) {
 	one, two := s.launcher(), s.launcher()
-	launch := s.script(`sleep 2; [ "$TOKEN" = hunter2 ] && exit 5`, func(r *run.Request) {
+	launch := s.held(`[ "$TOKEN" = hunter2 ] && exit 5`, func(r *run.Request) {
 		r.SecretEnv = map[string]run.Secret{"TOKEN": "hunter2"}
 	})
 	// The first dies between the Job and its Secret.
@@ -367,6 +382,7 @@ func adoption(s *scope) {
 	}
 	_, _, err = two.Launch(s.Context(), run.Launch{Request: launch.Request, Attempt: 2, Known: &run.Job{}})
 	wantRefused(s, err, run.JobDeleted, false, "There is no Job")
+	s.letGo(job)
 	first, second := f.end(run.Failed, run.AppError, "exit code 5"), s.follow(one, again).end(run.Failed, run.AppError, "exit code 5")
 	if !first.FinishedAt.Equal(second.FinishedAt) || !first.StartedAt.Equal(second.StartedAt) {
 		s.Errorf("the two saw %+v and %+v", first, second)
@@ -386,10 +402,11 @@ func foreignJob(s *scope) {
 
 func brokenWatch(s *scope) {
 	launcher, lines := s.wiredLauncher()
-	job := s.launch(launcher, s.script("sleep 3; exit 6"))
+	job := s.launch(launcher, s.held("exit 6"))
 	f := s.follow(launcher, job)
 	f.await(run.Running, "")
 	lines.cut()
+	s.letGo(job)
 	f.end(run.Failed, run.AppError, "exit code 6")
 	// What happens while no watch is open is seen when one is again.
 	job = s.launch(launcher, s.script(waitForTerm))
@@ -410,12 +427,12 @@ func noRights(s *scope) {
 	}
 	launcher := s.launcher()
 	launch := s.script("exit 0")
-	s.eventually("the right is missing", func() bool {
+	wait.Until(s, "the right to be missing", func() bool {
 		_, _, err = launcher.Launch(s.Context(), launch)
 		return err != nil
 	})
 	wantRefused(s, err, run.StartTimeout, true, `cannot create resource "jobs"`)
-	s.eventually("the watch's trouble is known", func() bool { return launcher.Trouble() != nil })
+	wait.Until(s, "the watch's trouble to be known", func() bool { return launcher.Trouble() != nil })
 	select {
 	case <-launcher.Synced():
 		s.Error("the watch says that it has seen all")
@@ -423,14 +440,12 @@ func noRights(s *scope) {
 	}
 	s.grant()
 	var job run.Job
-	s.eventually("the launch works", func() bool {
+	wait.Until(s, "the launch to work", func() bool {
 		job, _, err = launcher.Launch(s.Context(), launch)
 		return err == nil
 	})
 	s.follow(launcher, job).end(run.Succeeded, "")
-	if err := launcher.Trouble(); err != nil {
-		s.Errorf("the trouble is not over: %v", err)
-	}
+	wait.Success(s, "the watches to be well again", launcher.Trouble)
 }
 
 func serverVersion(s *scope) {
@@ -493,7 +508,7 @@ func refusedByPolicy(s *scope) {
 		s.Fatal(err)
 	}
 	launcher := s.launcher()
-	s.eventually("the policy is in force", func() bool {
+	wait.Until(s, "the policy to be in force", func() bool {
 		_, _, err = launcher.Launch(s.Context(), s.script("exit 0"))
 		return err != nil
 	})

@@ -27,6 +27,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
+	"github.com/ropewalk/ropewalk/test/rig"
 )
 
 const (
@@ -34,8 +36,8 @@ const (
 	shippedRole = "../../deploy/manifests/rbac.yaml"
 	// image is on every node of the test cluster.
 	image = "busybox"
-	// long is more than anything here takes on a busy machine.
-	long = 3 * time.Minute
+	// long is a patience that no test comes to the end of.
+	long = time.Hour
 	// waitForTerm is a script that ends at once when it is told to, which a
 	// container's first process does not do by itself.
 	waitForTerm = `trap 'exit 143' TERM; sleep 600 & wait $!`
@@ -135,6 +137,7 @@ func newScope(t *testing.T, labels map[string]string) *scope {
 			t.Errorf("delete the namespace: %v", err)
 		}
 	})
+	t.Cleanup(s.explain)
 	s.grant()
 	token, err := s.admin.CoreV1().ServiceAccounts(s.namespace).CreateToken(s.Context(), "ropewalk-dispatcher", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
@@ -143,7 +146,7 @@ func newScope(t *testing.T, labels map[string]string) *scope {
 	s.dispatch = rest.AnonymousClientConfig(where)
 	s.dispatch.BearerToken = token.Status.Token
 	// Pods cannot be made before their service account is.
-	s.eventually("the namespace has its service account", func() bool {
+	wait.Until(s, "the namespace to have its service account", func() bool {
 		_, err := s.admin.CoreV1().ServiceAccounts(s.namespace).Get(s.Context(), "default", metav1.GetOptions{})
 		return err == nil
 	})
@@ -225,6 +228,7 @@ func (s *scope) settings(edits ...func(*Settings)) Settings {
 	settings := restricted()
 	settings.Namespace, settings.ServiceAccount = s.namespace, ""
 	settings.Patience = Patience{Start: long, ImagePull: long, Unschedulable: long}
+	settings.PodTemplatePatch = rig.GatePatch
 	for _, edit := range edits {
 		edit(&settings)
 	}
@@ -274,6 +278,31 @@ func (s *scope) script(text string, edits ...func(*run.Request)) run.Launch {
 	return run.Launch{Request: request, Attempt: 1, Image: request.Image.Reference}
 }
 
+// held is script for what shall not run before [scope.letGo]. Launchers give every
+// pod the gate.
+func (s *scope) held(text string, edits ...func(*run.Request)) run.Launch {
+	return s.script(rig.AwaitGate+"; "+text, edits...)
+}
+
+// letGo lets a run go that is held.
+func (s *scope) letGo(job run.Job) {
+	s.Helper()
+	id := s.podsOf(job)[0].Labels[LabelRunID]
+	if err := rig.OpenGate(wait.Context(s, "the run to be let go"), s.admin, s.namespace, id); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// explain prints, if the test failed, what the cluster says of it. What the
+// launchers logged is in the test's output.
+func (s *scope) explain() {
+	if !s.Failed() {
+		return
+	}
+	events, err := rig.Events(wait.Context(s, "the cluster's account of what happened"), s.admin, s.namespace, "run-")
+	s.Logf("events of %s: %v\n%s", s.namespace, err, strings.Join(events, "\n"))
+}
+
 // launch launches and demands that it works.
 func (s *scope) launch(launcher *Launcher, launch run.Launch) run.Job {
 	s.Helper()
@@ -300,7 +329,7 @@ type tail struct {
 }
 
 func (s *scope) follow(launcher *Launcher, job run.Job) *tail {
-	ctx, cancel := context.WithTimeout(s.Context(), long)
+	ctx, cancel := context.WithCancel(s.Context())
 	f := &tail{scope: s, done: make(chan struct{}), news: make(chan struct{})}
 	go func() {
 		defer close(f.done)
@@ -322,6 +351,7 @@ func (s *scope) follow(launcher *Launcher, job run.Job) *tail {
 // await waits for an observation that is not final.
 func (f *tail) await(state run.State, words string) {
 	f.scope.Helper()
+	ctx := wait.Context(f.scope, fmt.Sprintf("Follow to tell of %s %q", state, words))
 	for {
 		f.mu.Lock()
 		news := f.news
@@ -336,14 +366,28 @@ func (f *tail) await(state run.State, words string) {
 		case <-news:
 		case <-f.done:
 			f.scope.Fatalf("Follow returned %+v, %v before it told of %s %q; it told %+v", f.final, f.err, state, words, f.told)
+		case <-ctx.Done():
+			f.scope.Fatalf("%v; it told %+v", context.Cause(ctx), f.seen())
 		}
 	}
+}
+
+// seen is what Follow has told so far.
+func (f *tail) seen() []run.Observation {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.told)
 }
 
 // end waits for the run to be over.
 func (f *tail) end(state run.State, reason run.Reason, says ...string) run.Observation {
 	f.scope.Helper()
-	<-f.done
+	ctx := wait.Context(f.scope, fmt.Sprintf("the run to be %s %s", state, reason))
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		f.scope.Fatalf("%v; Follow told %+v", context.Cause(ctx), f.seen())
+	}
 	if f.err != nil || f.final.State != state || f.final.Reason != reason {
 		f.scope.Fatalf("Follow returned %+v, %v; want %s %s; it told %+v", f.final, f.err, state, reason, f.told)
 	}
@@ -357,22 +401,6 @@ func (f *tail) end(state run.State, reason run.Reason, says ...string) run.Obser
 	}
 	f.scope.Logf("%s %s: %s", f.final.State, f.final.Reason, f.final.Message)
 	return f.final
-}
-
-// eventually waits until something holds.
-func (s *scope) eventually(what string, holds func() bool) {
-	s.Helper()
-	deadline := time.NewTimer(long)
-	defer deadline.Stop()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			s.Fatalf("it does not come to pass that %s", what)
-		}
-	}
 }
 
 // left lists what the cluster holds of a Job.

@@ -13,12 +13,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/launchtest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // The test binary is its own supervisor, and whatever else must be a process
@@ -57,7 +57,7 @@ func dieAt(fatal string) func(string) {
 		if step == fatal {
 			self, _ := os.FindProcess(os.Getpid())
 			_ = self.Kill()
-			<-time.After(time.Minute) // the signal is on its way
+			select {} // the signal is on its way
 		}
 	}
 }
@@ -133,22 +133,14 @@ func script(text string, edits ...func(*run.Request)) run.Launch {
 	return run.Launch{Request: request, Attempt: 1}
 }
 
-// patient is a context for one test, long enough for a busy machine.
-func patient(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func launch(t *testing.T, launcher *Launcher, launch run.Launch) run.Job {
 	t.Helper()
-	job, _, err := launcher.Launch(patient(t), launch)
+	job, _, err := launcher.Launch(wait.Context(t, "the launch"), launch)
 	if err != nil {
 		t.Fatalf("Launch: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := launcher.Delete(context.WithoutCancel(t.Context()), job); err != nil {
+		if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 			t.Errorf("Delete: %v", err)
 		}
 		if left := left(t, job.UID); len(left) > 0 {
@@ -160,7 +152,7 @@ func launch(t *testing.T, launcher *Launcher, launch run.Launch) run.Job {
 
 func follow(t *testing.T, launcher *Launcher, job run.Job) run.Observation {
 	t.Helper()
-	final, err := launcher.Follow(patient(t), job, func(run.Observation) {})
+	final, err := launcher.Follow(wait.Context(t, "the job's end"), job, func(run.Observation) {})
 	if err != nil {
 		t.Fatalf("Follow: %v", err)
 	}
@@ -208,25 +200,10 @@ func left(t *testing.T, uid string) (pids []int) {
 	return pids
 }
 
-// eventually looks again and again until it sees what it wants.
-func eventually(t *testing.T, what string, seen func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	ctx := patient(t)
-	for !seen() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("did not come about: %s", what)
-		}
-	}
-}
-
 // printed waits until the job has printed the text.
 func printed(t *testing.T, launcher *Launcher, job run.Job, text string) {
 	t.Helper()
-	eventually(t, "output "+text, func() bool {
+	wait.Until(t, "the job to print "+text, func() bool {
 		output, err := os.ReadFile(launcher.folder(job.Name).file(outputFile))
 		return err == nil && bytes.Contains(output, []byte(text))
 	})

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"strings"
 	"sync"
@@ -23,17 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// These tests wait for the clock of a server most of the time, which takes no
-	// processor: more of them at once than there are processors, unless somebody
-	// says how many.
-	flag.Parse()
-	parallel := "8"
-	flag.Visit(func(said *flag.Flag) {
-		if said.Name == "test.parallel" {
-			parallel = said.Value.String()
-		}
-	})
-	if err := flag.Set("test.parallel", parallel); err != nil {
+	if err := wait.Together(8); err != nil { // they wait for the clock of a server most of the time
 		panic(err)
 	}
 	// The server's own background work outlives its shutdown for a moment.

@@ -63,13 +63,15 @@ func (b *bench) open(ctx context.Context) (*stage, error) {
 	if s.client, err = rig.OpenCluster(s.kubeconfig()); err != nil {
 		return s, err
 	}
-	if s.nats, err = rig.StartNATS(ctx, b.natsServer, s.dir); err != nil {
+	starting, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("nats-server takes more than 1m to start"))
+	defer cancel()
+	if s.nats, err = rig.StartNATS(starting, b.natsServer, s.dir); err != nil {
 		return s, err
 	}
-	if s.conn, s.js, err = s.nats.Connect(); err != nil {
+	if s.conn, s.js, err = s.nats.Connect(starting); err != nil {
 		return s, err
 	}
-	s.observer, err = rig.Observe(b.cluster.Client, s.namespace, false)
+	s.observer, err = rig.Observe(ctx, b.cluster.Client, s.namespace, false)
 	return s, err
 }
 

@@ -3,24 +3,21 @@
 package e2e
 
 import (
-	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
 // ackWait is shorter than its default in the tests that kill dispatchers, so
-// that orphans do not wait most of the test's time to be adopted. What is
-// demanded is relative to it.
+// that orphans do not wait most of the test's time to be adopted. A sign of life
+// that comes late has the run delivered twice, which every test must bear.
 const ackWait = 5 * time.Second
-
-// slack is how much longer than the AckWait an adoption may take.
-const slack = 2 * time.Second
 
 // kill is the sudden end of a dispatcher.
 type kill struct {
@@ -30,79 +27,45 @@ type kill struct {
 	orphans []string
 }
 
-func TestRandomDispatcherKilledEveryThreeSeconds(t *testing.T) {
-	w := newWorld(t, limitedTo("7").With(rig.Settings{"ROPEWALK_ACK_WAIT": ackWait.String()}))
+// A dispatcher is killed at random whenever five more runs are over: about every
+// three seconds, and seldom enough on every machine that the others get on.
+func TestRandomDispatcherIsKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, limitedTo("7").With(gated()).With(rig.Settings{"ROPEWALK_ACK_WAIT": ackWait.String()}))
 	replicas := w.serve(3)
-	runs := w.publishLoad("default", 200, 100*time.Millisecond, 2*time.Second)
-
-	over, finished := context.WithCancel(t.Context())
+	runs := w.publishLoad("default", 200, 100*time.Millisecond, 2*time.Second, span(0, limit)...)
+	w.fill("", limit, runs.ids)
 	var kills []kill
-	var killer sync.WaitGroup
-	killer.Go(func() { kills = w.killUntil(over, replicas) })
-	stop := func() {
-		finished()
-		killer.Wait()
+	for w.awaitMore(runs.ids, 5) {
+		victim := rand.IntN(len(replicas))
+		dead := replicas[victim]
+		dead.Kill()
+		kills = append(kills, kill{at: time.Now(), dead: dead, orphans: w.owned(dead)})
+		replicas[victim] = w.start(parts.dispatcher, nil)
 	}
-	t.Cleanup(stop)
-	w.awaitFinal(8*time.Minute, runs.ids)
-	stop()
+	w.awaitFinal(runs.ids)
 
 	w.check(runs)
 	w.checkLimit("", limit)
 	w.checkAdoptions(kills)
 }
 
-// killUntil kills one of the replicas every three seconds, and starts another
-// in its place, until the context ends. The replicas are changed in place.
-func (w *world) killUntil(ctx context.Context, replicas []*rig.Dispatcher) (kills []kill) {
-	ticker := time.NewTicker(3 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return kills
-		}
-		victim := rand.IntN(len(replicas))
-		dead := replicas[victim]
-		dead.Kill()
-		kills = append(kills, kill{at: time.Now(), dead: dead, orphans: w.owned(dead)})
-		next, err := w.start(parts.dispatcher, nil)
-		if err != nil {
-			w.t.Error(err)
-			return kills
-		}
-		replicas[victim] = next
-	}
-}
-
-// checkAdoptions demands that every orphan had another owner, or was over, soon
-// enough after its dispatcher's death.
-//
-// Whoever takes an orphan may be killed in the moment between being given the
-// message and putting its name on the record; then the wait begins anew. That
-// is excused where a kill did fall into the wait, but it must stay rare.
+// checkAdoptions demands that every orphan had another owner after its
+// dispatcher's death. How long that took is for people to read: the AckWait, and
+// what the machine is busy with.
 func (w *world) checkAdoptions(kills []kill) {
 	w.t.Helper()
 	var waits []time.Duration
-	excused := 0
-	for i, k := range kills {
+	for _, k := range kills {
 		for _, id := range k.orphans {
-			wait, ok := w.adopted(id, k)
-			if !ok {
+			switch wait, adopted := w.adopted(id, k); {
+			case adopted:
+				waits = append(waits, wait)
+			case w.records.Now()[id].Final():
+				// The dead one wrote the end before it died, and only the
+				// news of it came after.
+			default:
 				w.t.Errorf("run %s was never adopted from process %d", id, k.dead.Pid())
-				continue
-			}
-			waits = append(waits, wait)
-			if wait <= ackWait+slack {
-				continue
-			}
-			again := slices.ContainsFunc(kills[i+1:], func(later kill) bool {
-				since := later.at.Sub(k.at)
-				return since <= ackWait+slack && wait-since <= ackWait+slack
-			})
-			if excused++; !again || excused > 2 {
-				w.t.Errorf("run %s was adopted from process %d after %s, want at most %s", id, k.dead.Pid(), wait, ackWait+slack)
 			}
 		}
 	}
@@ -110,8 +73,8 @@ func (w *world) checkAdoptions(kills []kill) {
 		w.t.Fatalf("of %d kills none left an orphan, so nothing is shown", len(kills))
 	}
 	slices.Sort(waits)
-	w.t.Logf("%d kills left %d orphans, adopted within %s at the median and %s at most; %d waited twice",
-		len(kills), len(waits), waits[len(waits)/2], waits[len(waits)-1], excused)
+	w.t.Logf("%d kills left %d orphans, adopted within %s at the median and %s at most",
+		len(kills), len(waits), waits[len(waits)/2], waits[len(waits)-1])
 }
 
 // adopted tells how long after the kill the record had another owner.
@@ -126,86 +89,100 @@ func (w *world) adopted(id string, k kill) (time.Duration, bool) {
 
 func TestNATSServerKilledTwice(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, limitedTo("7"))
+	w := newWorld(t, limitedTo("7").With(gated()))
 	w.serve(3)
-	runs := w.publishLoad("default", 60, 100*time.Millisecond, 2*time.Second)
-	for _, done := range []int{15, 35} {
-		must(t, w.records.Await(w.within(2*time.Minute), func(records map[string]rig.Record) bool {
-			final := 0
-			for _, record := range records {
-				if record.Final() {
-					final++
-				}
-			}
-			return final >= done
-		}))
+	runs := w.publishLoad("default", 60, 100*time.Millisecond, 2*time.Second, slices.Concat(span(0, limit), span(30, 33))...)
+	w.awaitJobs("", "as many Jobs as the limit allows", func(c rig.Counts) bool { return c.Active >= limit })
+	w.letGo(runs.ids[3:limit]...)
+	for _, death := range []struct {
+		after int
+		held  []string
+	}{{15, runs.ids[:3]}, {35, runs.ids[30:33]}} {
+		w.awaitRecords(fmt.Sprintf("%d runs to be over, and three that are held to run", death.after), func(records map[string]rig.Record) bool {
+			run := func(id string) bool { return records[id].State == "running" }
+			return ended(records, runs.ids) >= death.after && run(death.held[0]) && run(death.held[1]) && run(death.held[2])
+		})
 		w.nats.Kill()
 		// Runs end meanwhile, which the dispatchers must remember.
-		ended := w.ended()
-		must(t, w.observer.Await(w.within(time.Minute), "", func(rig.Counts) bool { return w.ended() >= ended+3 }))
-		must(t, w.nats.Start(w.within(time.Minute)))
+		w.letGo(death.held...)
+		w.awaitJobs("", "runs to end while NATS is away", func(rig.Counts) bool { return w.jobsEnded(death.held) })
+		must(t, w.nats.Start(wait.Context(t, "nats-server to be back")))
 	}
-	w.awaitFinal(3*time.Minute, runs.ids)
+	w.awaitFinal(runs.ids)
 	w.check(runs)
 	w.checkLimit("", limit)
 }
 
+// jobsEnded reports whether each of the runs had a Job that is over.
+func (w *world) jobsEnded(ids []string) bool {
+	over := map[string]bool{}
+	for _, job := range w.observer.Jobs() {
+		over[job.RunID] = !job.EndedAt.IsZero()
+	}
+	return !slices.ContainsFunc(ids, func(id string) bool { return !over[id] })
+}
+
+// It is alone: it stops the API server.
 func TestAPIServerStoppedForTenSeconds(t *testing.T) {
 	pid := apiServer(t)
-	w := newWorld(t, limitedTo("7"))
+	w := newWorld(t, limitedTo("7").With(gated()))
 	w.serve(3)
-	runs := w.publishLoad("default", 60, 100*time.Millisecond, 2*time.Second)
-	must(t, w.records.Await(w.within(time.Minute), func(records map[string]rig.Record) bool {
-		return len(records) >= 20
-	}))
+	runs := w.publishLoad("default", 60, 100*time.Millisecond, 2*time.Second, span(0, limit)...)
+	w.fill("", limit, runs.ids)
+	w.awaitRecords("20 runs to have begun", func(records map[string]rig.Record) bool { return len(records) >= 20 })
 	pause(t, pid, 10*time.Second)
-	w.awaitFinal(3*time.Minute, runs.ids)
+	w.awaitFinal(runs.ids)
 	w.check(runs)
 	w.checkLimit("", limit)
 }
 
+// The AckWait is longer than anything is waited for here, so that another
+// dispatcher can have a run only because it was handed over.
 func TestStoppedReplicaHandsOverAtOnce(t *testing.T) {
-	w := newWorld(t, limitedTo("9"))
+	t.Parallel()
+	const limit, all = 9, 27
+	w := newWorld(t, limitedTo(fmt.Sprint(limit)).With(gated()).With(rig.Settings{"ROPEWALK_ACK_WAIT": (2 * wait.Limit).String()}))
 	replicas := w.serve(3)
-	runs := w.publishLoad("default", 45, 3*time.Second, 6*time.Second)
+	runs := w.publishLoad("default", all, 0, 0, span(0, all)...)
+	w.awaitJobs("", "as many Jobs as the limit allows", func(c rig.Counts) bool { return c.Active >= limit })
+	gone := 0
 	for i, d := range replicas {
-		// Every replica shall have something to hand over.
-		must(t, w.records.Await(w.within(time.Minute), func(map[string]rig.Record) bool { return len(w.owned(d)) > 0 }))
+		// Every replica shall have something to hand over. Which one takes a
+		// run is chance: a place is made until this one has taken some.
+		for ; len(w.owned(d)) == 0; gone++ {
+			if gone+limit == all {
+				t.Fatalf("of %d runs, replica %d took none", all, i)
+			}
+			w.letGo(runs.ids[gone])
+			w.over(runs.ids[gone])
+			w.awaitRun(runs.ids[gone+limit], "the next run's Job", func(r rig.Record) bool { return r.Job != nil })
+		}
 		stopped := kill{at: time.Now(), dead: d, orphans: w.owned(d)}
 		must(t, d.Signal(syscall.SIGTERM))
-		code, err := d.Exit(w.within(10 * time.Second))
+		code, err := d.Exit(wait.Context(t, "a dispatcher to end that was asked to"))
 		must(t, err)
 		if code != 0 {
 			t.Errorf("replica %d ended with exit code %d", i, code)
 		}
-		must(t, w.records.Await(w.within(2*time.Minute), func(map[string]rig.Record) bool { return len(w.owned(d)) == 0 }))
+		w.awaitRecords("all runs of a stopped replica to be handed over", func(map[string]rig.Record) bool { return len(w.owned(d)) == 0 })
 		w.checkHandOver(stopped)
 		replicas[i] = w.serve(1)[0]
 	}
-	w.awaitFinal(6*time.Minute, runs.ids)
+	w.letGo(runs.ids[gone:]...)
+	w.awaitFinal(runs.ids)
 	w.check(runs)
-	w.checkLimit("", 9)
+	w.checkLimit("", limit)
 }
 
-// checkHandOver demands that every run that the stopped replica held had
-// another owner within two seconds, or was over.
+// checkHandOver demands that every run that the stopped replica held had another
+// owner: none can have ended, since they are held.
 func (w *world) checkHandOver(stopped kill) {
 	w.t.Helper()
 	for _, id := range stopped.orphans {
-		wait, ok := w.adopted(id, stopped)
-		switch record := w.records.Now()[id]; {
-		case ok && wait > slack:
-			w.t.Errorf("run %s was handed over after %s, want at most %s", id, wait, slack)
-		case ok:
+		if wait, ok := w.adopted(id, stopped); ok {
 			w.t.Logf("run %s was handed over after %s", id, wait)
-		case !record.Final():
+		} else {
 			w.t.Errorf("run %s was not handed over", id)
 		}
 	}
-}
-
-// ended counts the Jobs that are over.
-func (w *world) ended() int {
-	counts := w.observer.Counts("")
-	return counts.Created - counts.Active
 }

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -32,7 +33,7 @@ type finding struct {
 func (w *world) doctor(more rig.Settings, args ...string) (map[string]finding, int) {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, append([]string{"doctor", "-o", "json"}, args...)...)
+	cmd := exec.CommandContext(wait.Context(w.t, "dispatcher doctor"), parts.dispatcher, append([]string{"doctor", "-o", "json"}, args...)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Env = []string{"HOME=" + w.dir, "TMPDIR=" + os.TempDir()}
 	for name, value := range w.settings.With(more) {
@@ -71,7 +72,7 @@ func (w *world) doctorNames(more rig.Settings, check, says string, args ...strin
 func TestDoctorOnAClusterNamesWhatIsBroken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, limitedTo("3"))
-	must(t, parts.cluster.ApplyRBAC(w.within(time.Minute), w.namespace, imagesManifest))
+	must(t, parts.cluster.ApplyRBAC(w.call(), w.namespace, imagesManifest))
 	w.settings = w.settings.With(rig.Settings{
 		"ROPEWALK_IMAGE_PLAIN_HTTP":                            registry(),
 		"ZENML_KUBERNETES_WORKLOAD_MANAGER_BUILD_RUNNER_IMAGE": "true",
@@ -81,7 +82,7 @@ func TestDoctorOnAClusterNamesWhatIsBroken(t *testing.T) {
 	w.serve(1)
 	// One run, so that the queue has its consumer for certain.
 	w.publish("default", "first", script("exit 0"))
-	w.awaitFinal(time.Minute, []string{"first"})
+	w.awaitFinal([]string{"first"})
 	reachable := "http://" + registry() + "/v2/"
 
 	t.Run("nothing", func(t *testing.T) {
@@ -97,7 +98,7 @@ func TestDoctorOnAClusterNamesWhatIsBroken(t *testing.T) {
 		if code != 0 || findings["server url"].Status != "ok" || findings["registry: push"].Status != "ok" {
 			t.Errorf("exit code %d, %+v", code, findings)
 		}
-		jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.within(10*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/queue=doctor"})
+		jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.call(), metav1.ListOptions{LabelSelector: "ropewalk.dev/queue=doctor"})
 		if err != nil || len(jobs.Items) > 0 {
 			t.Errorf("the probe has left %d Jobs, %v", len(jobs.Items), err)
 		}
@@ -143,7 +144,7 @@ func TestDoctorOnAClusterNamesWhatIsBroken(t *testing.T) {
 
 // doctorNamesWhatTheClusterHas breaks the namespace for good, step by step.
 func (w *world) doctorNamesWhatTheClusterHas(t *testing.T) {
-	ctx := w.within(time.Minute)
+	ctx := wait.Context(w.t, "doctor to find what the cluster has")
 	labelled := func(value string) {
 		t.Helper()
 		text := fmt.Sprintf(`{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": %s}}}`, value)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"reflect"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -19,17 +18,16 @@ const perSubject jetstream.ErrorCode = 10077
 
 func TestSameIDIsOneRun(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, limitedTo("1").With(rig.Settings{"ROPEWALK_QUEUES": "other=1"}))
+	w := newWorld(t, limitedTo("1").With(gated()).With(rig.Settings{"ROPEWALK_QUEUES": "other=1"}))
 	w.serve(2)
-	payload, err := json.Marshal(script("sleep 2"))
+	payload, err := json.Marshal(held("exit 0"))
 	must(t, err)
 	for _, id := range []string{"held", "waiting"} {
 		must(t, w.send("default", id, payload, id))
 		// Within the duplicate window JetStream takes it for the same.
 		must(t, w.send("default", id, payload, id))
 	}
-	_, err = w.records.AwaitRun(w.within(2*time.Minute), "held", func(r rig.Record) bool { return r.Job != nil })
-	must(t, err)
+	w.awaitRun("held", "the first run's Job", func(r rig.Record) bool { return r.Job != nil })
 	for _, id := range []string{"held", "waiting"} {
 		var refused *jetstream.APIError
 		if err := w.send("default", id, payload, ""); !errors.As(err, &refused) || refused.ErrorCode != perSubject {
@@ -37,7 +35,8 @@ func TestSameIDIsOneRun(t *testing.T) {
 		}
 	}
 	runs := load{ids: []string{"held", "waiting"}, code: map[string]int{}}
-	w.awaitFinal(time.Minute, runs.ids)
+	w.letGo(runs.ids...)
+	w.awaitFinal(runs.ids)
 	before := w.records.Now()
 
 	// After the end: within the window, outside it, and in another queue.
@@ -46,7 +45,7 @@ func TestSameIDIsOneRun(t *testing.T) {
 	must(t, w.send("other", "waiting", payload, ""))
 	w.publish("default", "last", script("exit 0"))
 	runs.ids = append(runs.ids, "last")
-	w.awaitFinal(time.Minute, runs.ids)
+	w.awaitFinal(runs.ids)
 	w.check(runs)
 	for id, record := range before {
 		if after := w.records.Now()[id]; !reflect.DeepEqual(after, record) {

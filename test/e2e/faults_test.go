@@ -5,8 +5,8 @@ package e2e
 import (
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -18,21 +18,20 @@ func TestDeathBetweenAnyTwoSteps(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, limitedTo("1").With(rig.Settings{"ROPEWALK_ACK_WAIT": "2s"}))
-			doomed, err := w.start(parts.faulty, rig.Settings{"FAULT_POINT": point})
-			must(t, err)
-			must(t, doomed.Ready(w.within(2*time.Minute)))
+			doomed := w.start(parts.faulty, rig.Settings{"FAULT_POINT": point})
+			must(t, doomed.Ready(wait.Context(t, "the doomed dispatcher to be ready")))
 			w.watchRecords()
 
 			runs := load{ids: []string{"first", "second"}, code: map[string]int{"first": failing, "second": 0}}
 			w.publish("default", "first", script("sleep 0.5; exit 3"))
 			w.publish("default", "second", script("exit 0"))
-			_, err = doomed.Exit(w.within(time.Minute))
+			_, err := doomed.Exit(wait.Context(t, "the doomed dispatcher to die"))
 			must(t, err)
 			if signal := doomed.KilledBy(); signal != syscall.SIGKILL {
 				t.Fatalf("the dispatcher should have killed itself, but ended by signal %d", signal)
 			}
 			w.serve(1)
-			w.awaitFinal(time.Minute, runs.ids)
+			w.awaitFinal(runs.ids)
 			w.check(runs)
 			w.checkLimit("", 1)
 		})

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -29,6 +28,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -66,8 +66,7 @@ auth: {htpasswd: {realm: test, path: %q}}
 	must(t, err)
 	transport := remote.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableKeepAlives = true
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	ctx := wait.Context(t, "the registry to take an image")
 	must(t, rig.Poll(ctx, 100*time.Millisecond, func() error {
 		return remote.Write(reference, image, remote.WithContext(ctx), remote.WithTransport(transport),
 			remote.WithAuth(&authn.Basic{Username: "user", Password: "h0rse-battery"}))
@@ -80,7 +79,7 @@ func (w *world) pullSecret(name, host, password string) {
 	w.t.Helper()
 	config, err := json.Marshal(map[string]any{"auths": map[string]any{host: map[string]string{"username": "user", "password": password}}})
 	must(w.t, err)
-	_, err = parts.cluster.Client.CoreV1().Secrets(w.namespace).Create(w.within(20*time.Second), &corev1.Secret{
+	_, err = parts.cluster.Client.CoreV1().Secrets(w.namespace).Create(w.call(), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Type: corev1.SecretTypeDockerConfigJson,
 		Data: map[string][]byte{corev1.DockerConfigJsonKey: config},
 	}, metav1.CreateOptions{})
@@ -92,7 +91,7 @@ func (w *world) pullSecret(name, host, password string) {
 func (w *world) imageCheck(more rig.Settings, args ...string) answer {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(w.within(time.Minute), parts.dispatcher, append([]string{"image", "check"}, args...)...)
+	cmd := exec.CommandContext(wait.Context(w.t, "dispatcher image check"), parts.dispatcher, append([]string{"image", "check"}, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "NO_COLOR=1"}
 	for name, value := range w.settings.With(more) {
 		cmd.Env = append(cmd.Env, name+"="+value)
@@ -103,6 +102,7 @@ func (w *world) imageCheck(more rig.Settings, args ...string) answer {
 }
 
 func TestRegistryThatAsksForALogin(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, nil)
 	host := guarded(t, w.dir, "")
 	w.pullSecret("right", host, "h0rse-battery")
@@ -138,18 +138,15 @@ func TestRegistryThatAsksForALogin(t *testing.T) {
 	}
 
 	// The pull secret of the service account, which a run is refused without.
-	d, err := w.start(parts.dispatcher, nil)
-	must(t, err)
-	must(t, d.Ready(w.within(30*time.Second)))
-	w.watchRecords()
+	w.serve(1)
 	w.publish("default", "run", script("true").with("image", map[string]any{"reference": reference}))
-	if record := w.over("run", time.Minute); record.Reason != "ImagePullFailed" || !strings.Contains(record.Message, "asks for a login") {
+	if record := w.over("run"); record.Reason != "ImagePullFailed" || !strings.Contains(record.Message, "asks for a login") {
 		t.Errorf("the run is %s %s: %s", record.State, record.Reason, record.Message)
 	}
-	account, err := parts.cluster.Client.CoreV1().ServiceAccounts(w.namespace).Get(w.within(20*time.Second), rig.Runner, metav1.GetOptions{})
+	account, err := parts.cluster.Client.CoreV1().ServiceAccounts(w.namespace).Get(w.call(), rig.Runner, metav1.GetOptions{})
 	must(t, err)
 	account.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "right"}}
-	_, err = parts.cluster.Client.CoreV1().ServiceAccounts(w.namespace).Update(w.within(20*time.Second), account, metav1.UpdateOptions{})
+	_, err = parts.cluster.Client.CoreV1().ServiceAccounts(w.namespace).Update(w.call(), account, metav1.UpdateOptions{})
 	must(t, err)
 	if said := w.imageCheck(nil, reference); said.code != 0 {
 		t.Errorf("with the service account's pull secret it says %s", said.stdout)
@@ -157,6 +154,7 @@ func TestRegistryThatAsksForALogin(t *testing.T) {
 }
 
 func TestImageCheckSaysWhatWouldBecomeOfARequest(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, rig.Settings{"ROPEWALK_IMAGE_DENY": "docker.io/**"})
 	file := w.file("request.yaml", "image:\n  build:\n    dockerfile: |\n      FROM scratch\n")
 	said := w.imageCheck(nil, "-f", file)
@@ -175,6 +173,7 @@ func TestImageCheckSaysWhatWouldBecomeOfARequest(t *testing.T) {
 // The files that a Dockerfile copies travel through NATS, from the folder that
 // submit is given.
 func TestBuildCopiesFromTheSubmittedFolder(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, nil)
 	w.serve(1)
 	folder := filepath.Join(w.dir, "context")
@@ -186,10 +185,10 @@ func TestBuildCopiesFromTheSubmittedFolder(t *testing.T) {
 	if said.code != 0 {
 		t.Fatalf("exit code %d: %s%s", said.code, said.stdout, said.stderr)
 	}
-	first := w.succeeds("run", time.Second)
+	first := w.succeeds("run")
 	must(t, os.Chtimes(filepath.Join(folder, "src", "hello.sh"), time.Unix(1, 0), time.Unix(1, 0)))
 	said = w.command("submit", "--wait", "--id", "again", "--dockerfile", dockerfile, "--context", folder, "--build-arg", "OUT=made", "--", "true")
-	if again := w.succeeds("again", time.Second); said.code != 0 || again.Image != first.Image {
+	if again := w.succeeds("again"); said.code != 0 || again.Image != first.Image {
 		t.Errorf("the same files made %s; want %s", again.Image, first.Image)
 	}
 	w.onlyBuilder()
@@ -199,6 +198,7 @@ func TestBuildCopiesFromTheSubmittedFolder(t *testing.T) {
 // says, and shows it nowhere. That the node then pulls from there is not asked:
 // it would need to be told of a registry over plain HTTP.
 func TestBuilderPushesWithTheLoginOfThePullSecret(t *testing.T) {
+	t.Parallel()
 	address, _, _ := strings.Cut(registry(), ":")
 	w := newImageWorld(t, rig.Settings{"ROPEWALK_IMAGE_PULL_SECRETS": "login", "ROPEWALK_IMAGE_PULL_GRACE": "1s"})
 	host := guarded(t, w.dir, address)
@@ -208,14 +208,14 @@ func TestBuilderPushesWithTheLoginOfThePullSecret(t *testing.T) {
 	w.serve(1)
 	request := built(base()+"RUN echo it is made\n", "true")
 	w.publish("default", "run", request)
-	record := w.over("run", 3*time.Minute)
+	record := w.over("run")
 	if record.Reason == "ImageBuildFailed" || !strings.HasPrefix(record.Image, host+"/built/runner:") || !strings.Contains(record.Image, "@sha256:") {
 		t.Fatalf("the run is %s %s with image %s: %s", record.State, record.Reason, record.Image, record.Message)
 	}
 	job := w.onlyBuilder()
-	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.call(), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
 	must(t, err)
-	log, err := parts.cluster.Client.CoreV1().Pods(w.namespace).GetLogs(pods.Items[0].Name, &corev1.PodLogOptions{}).DoRaw(w.within(20 * time.Second))
+	log, err := parts.cluster.Client.CoreV1().Pods(w.namespace).GetLogs(pods.Items[0].Name, &corev1.PodLogOptions{}).DoRaw(w.call())
 	must(t, err)
 	if !strings.Contains(string(log), "it is made") {
 		t.Errorf("the builder's log is not the build's:\n%s", log)
@@ -230,6 +230,7 @@ func TestBuilderPushesWithTheLoginOfThePullSecret(t *testing.T) {
 // What a build is given in secret is used in it, and found nowhere but in the
 // Secret that goes with the builder Job.
 func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, nil)
 	w.serve(1)
 	secret := rand.Text()
@@ -240,26 +241,26 @@ func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
 	build := request["image"].(map[string]any)["build"].(map[string]any)
 	build["secrets"] = map[string]string{"token": secret}
 	w.publish("default", "first", request)
-	first := w.succeeds("first", 5*time.Minute)
+	first := w.succeeds("first")
 	job := w.onlyBuilder()
 
 	core := parts.cluster.Client.CoreV1()
-	kept, err := core.Secrets(w.namespace).Get(w.within(20*time.Second), job.Name, metav1.GetOptions{})
+	kept, err := core.Secrets(w.namespace).Get(w.call(), job.Name, metav1.GetOptions{})
 	must(t, err)
 	if owner := metav1.GetControllerOf(kept); owner == nil || owner.UID != job.UID || string(kept.Data["secret-token"]) != secret {
 		t.Errorf("the builder's Secret is owned by %v and does not hold the secret", owner)
 	}
 	shown := map[string]any{}
-	jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	jobs, err := parts.cluster.Client.BatchV1().Jobs(w.namespace).List(w.call(), metav1.ListOptions{})
 	must(t, err)
 	shown["the Jobs"] = jobs
-	pods, err := core.Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	pods, err := core.Pods(w.namespace).List(w.call(), metav1.ListOptions{})
 	must(t, err)
 	shown["the pods"] = pods
-	shown["the events"], err = core.Events(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{})
+	shown["the events"], err = core.Events(w.namespace).List(w.call(), metav1.ListOptions{})
 	must(t, err)
 	for _, pod := range pods.Items {
-		shown["the log of "+pod.Name], err = core.Pods(w.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(w.within(20 * time.Second))
+		shown["the log of "+pod.Name], err = core.Pods(w.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(w.call())
 		must(t, err)
 	}
 	shown["the image"] = contents(t, first.Image)
@@ -271,9 +272,9 @@ func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
 		t.Errorf("others may find the layers that the secret has opened: %v", err)
 	}
 	shown["the records"] = w.records.Updates("first")
-	bucket, err := w.js.KeyValue(w.within(20*time.Second), "ropewalk-runs")
+	bucket, err := w.js.KeyValue(w.call(), "ropewalk-runs")
 	must(t, err)
-	entry, err := bucket.Get(w.within(20*time.Second), "default.first")
+	entry, err := bucket.Get(w.call(), "default.first")
 	must(t, err)
 	shown["the record as it is kept"] = entry.Value()
 	shown["what get says"] = w.command("get", "-o", "json", "first").stdout
@@ -303,7 +304,7 @@ func TestSecretOfABuildIsUsedAndShownNowhere(t *testing.T) {
 	// Another value makes no other image: it is not in the content hash.
 	build["secrets"] = map[string]string{"token": rand.Text()}
 	w.publish("default", "second", request)
-	if second := w.succeeds("second", time.Minute); second.Image != first.Image {
+	if second := w.succeeds("second"); second.Image != first.Image {
 		t.Errorf("with another secret the image is %s; want %s", second.Image, first.Image)
 	}
 	w.onlyBuilder()

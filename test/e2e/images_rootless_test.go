@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"io"
@@ -25,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -61,8 +61,7 @@ func rootlessImage(t *testing.T, dir string, capable bool) string {
 	if image := os.Getenv("E2E_ROOTLESS_BUILDKIT"); image != "" && capable {
 		return image
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
+	ctx := wait.Context(t, "RootlessKit to be built")
 	module := filepath.Join("..", "..", "tools", "rootless")
 	kit, idmap := filepath.Join(dir, "rootlesskit"), filepath.Join(dir, "idmap")
 	must(t, rig.BuildTool(ctx, kit, module, "github.com/rootless-containers/rootlesskit/v2/cmd/rootlesskit"))
@@ -135,14 +134,15 @@ func fileCapability(number int) string {
 // The default builder has no privileges at all, and yet builds what has a RUN.
 // The nodes must let ordinary users make user namespaces.
 func TestRootlessBuilderBuildsAndPushes(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, rig.Settings{"ROPEWALK_BUILDER_PRIVILEGED": "false"})
 	w.settings["ROPEWALK_BUILDER_IMAGE"] = rootlessImage(t, w.dir, true)
 	w.serve(1)
 	started := time.Now()
 	w.publish("default", "run", built(base()+"RUN id -u > /who; echo "+rand.Text()+" > /made\n", "test -s /made && grep -x 0 /who"))
-	record := w.succeeds("run", 5*time.Minute)
+	record := w.succeeds("run")
 	t.Logf("built without privileges, pulled and run in %s as %s", time.Since(started).Round(100*time.Millisecond), record.Image)
-	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.within(20*time.Second), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
+	pods, err := parts.cluster.Client.CoreV1().Pods(w.namespace).List(w.call(), metav1.ListOptions{LabelSelector: "ropewalk.dev/build"})
 	must(t, err)
 	if len(pods.Items) != 1 {
 		t.Fatalf("%d builder pods; want 1", len(pods.Items))
@@ -159,6 +159,7 @@ func TestRootlessBuilderBuildsAndPushes(t *testing.T) {
 
 // Where it cannot work, the run says why and what the operator can do.
 func TestRootlessBuilderThatCannotBuildSaysWhatToDo(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		image   func(*testing.T, string) string // nil: one for privileged builders
 		enforce string
@@ -179,18 +180,19 @@ func TestRootlessBuilderThatCannotBuildSaysWhatToDo(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newImageWorld(t, rig.Settings{"ROPEWALK_BUILDER_PRIVILEGED": "false"})
 			if test.image != nil {
 				w.settings["ROPEWALK_BUILDER_IMAGE"] = test.image(t, w.dir)
 			}
 			if test.enforce != "" {
 				patch := `{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "` + test.enforce + `"}}}`
-				_, err := parts.cluster.Client.CoreV1().Namespaces().Patch(w.within(20*time.Second), w.namespace, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+				_, err := parts.cluster.Client.CoreV1().Namespaces().Patch(w.call(), w.namespace, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 				must(t, err)
 			}
 			w.serve(1)
 			w.publish("default", "run", built(base()+"RUN echo "+rand.Text()+"\n", "true"))
-			record := w.over("run", 3*time.Minute)
+			record := w.over("run")
 			t.Logf("%s %s: %s", record.State, record.Reason, record.Message)
 			if record.State != "failed" || record.Reason != "ImageBuildFailed" {
 				t.Errorf("the run is %s %s; want its build to fail", record.State, record.Reason)
@@ -207,17 +209,18 @@ func TestRootlessBuilderThatCannotBuildSaysWhatToDo(t *testing.T) {
 // What the API server says of the rootless builder's pod under each of the pod
 // security levels, without running it.
 func TestRootlessBuilderUnderPodSecurityLevels(t *testing.T) {
+	t.Parallel()
 	w := newImageWorld(t, rig.Settings{"ROPEWALK_BUILDER_PRIVILEGED": "false"})
 	w.serve(1)
 	w.publish("default", "run", built(base()+"RUN echo "+rand.Text()+"\n", "true"))
-	w.over("run", 3*time.Minute)
+	w.over("run")
 	made := w.onlyBuilder()
 	for level, taken := range map[string]bool{"privileged": true, "baseline": false, "restricted": false} {
 		patch := `{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "` + level + `"}}}`
-		_, err := parts.cluster.Client.CoreV1().Namespaces().Patch(w.within(20*time.Second), w.namespace, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		_, err := parts.cluster.Client.CoreV1().Namespaces().Patch(w.call(), w.namespace, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		must(t, err)
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "dry-"}, Spec: *made.Spec.Template.Spec.DeepCopy()}
-		_, err = parts.cluster.Client.CoreV1().Pods(w.namespace).Create(w.within(20*time.Second), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		_, err = parts.cluster.Client.CoreV1().Pods(w.namespace).Create(w.call(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if taken && err != nil {
 			t.Errorf("level %s: %v", level, err)
 		}

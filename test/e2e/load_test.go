@@ -21,9 +21,19 @@ type load struct {
 	code map[string]int
 }
 
+// span are the numbers from first up to but not including end.
+func span(first, end int) []int {
+	var all []int
+	for i := first; i < end; i++ {
+		all = append(all, i)
+	}
+	return all
+}
+
 // publishLoad publishes n runs, of which every tenth fails, and each of which
-// takes between least and most.
-func (w *world) publishLoad(queue string, n int, least, most time.Duration) load {
+// takes between least and most, but for the numbers that are held until the test
+// lets them go.
+func (w *world) publishLoad(queue string, n int, least, most time.Duration, holds ...int) load {
 	w.t.Helper()
 	// The same lengths every time; chance comes in elsewhere.
 	random := rand.New(rand.NewPCG(uint64(n), uint64(most)))
@@ -35,11 +45,23 @@ func (w *world) publishLoad(queue string, n int, least, most time.Duration) load
 		if i%10 == 9 {
 			code = failing
 		}
-		w.publish(queue, id, script(fmt.Sprintf("sleep %.2f; exit %d", length.Seconds(), code)))
+		request := script(fmt.Sprintf("sleep %.2f; exit %d", length.Seconds(), code))
+		if slices.Contains(holds, i) {
+			request = held(fmt.Sprintf("exit %d", code))
+		}
+		w.publish(queue, id, request)
 		runs.ids = append(runs.ids, id)
 		runs.code[id] = code
 	}
 	return runs
+}
+
+// fill waits until the first runs of a queue, which are held, take up its whole
+// limit, and lets them go. So the limit is reached however slowly runs start.
+func (w *world) fill(queue string, limit int, ids []string) {
+	w.t.Helper()
+	w.awaitJobs(queue, "as many Jobs as the limit allows", func(c rig.Counts) bool { return c.Active >= limit })
+	w.letGo(ids[:limit]...)
 }
 
 // check demands that every run of the load ended, once, with the right state,
@@ -47,7 +69,7 @@ func (w *world) publishLoad(queue string, n int, least, most time.Duration) load
 func (w *world) check(runs load) {
 	w.t.Helper()
 	// The observer may be a moment behind the dispatchers.
-	must(w.t, w.observer.Await(w.within(10*time.Second), "", func(c rig.Counts) bool { return c.Active == 0 }))
+	w.awaitJobs("", "the observer to see all Jobs end", func(c rig.Counts) bool { return c.Active == 0 })
 	jobs := map[string][]rig.SeenJob{}
 	for _, job := range w.observer.Jobs() {
 		jobs[job.RunID] = append(jobs[job.RunID], job)

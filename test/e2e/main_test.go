@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -38,6 +40,10 @@ func TestMain(m *testing.M) {
 	}))
 }
 
+// together is how many tests run at a time. They mostly wait for pods, of which
+// the cluster starts a few a second, and for dispatchers to be missed.
+const together = 4
+
 // closing runs the tests and then closes what they shared, so that what is
 // still there was left over by one of them.
 type closing struct{ *testing.M }
@@ -50,6 +56,9 @@ func (c closing) Run() int {
 // prepare opens the cluster and builds the programs into a directory that the
 // caller removes.
 func prepare() (dir string, err error) {
+	if err := wait.Together(together); err != nil {
+		return "", err
+	}
 	if parts.cluster, err = rig.OpenCluster(os.Getenv("KUBECONFIG")); err != nil {
 		return "", err
 	}
@@ -63,23 +72,17 @@ func prepare() (dir string, err error) {
 	parts.faulty = filepath.Join(dir, "dispatcher-faultpoints")
 	parts.logshipper = filepath.Join(dir, "logshipper")
 	parts.natsServer = filepath.Join(dir, "nats-server")
-	ctx := context.Background()
-	for _, build := range []struct {
-		out, pkg string
-		flags    []string
-	}{
-		{parts.dispatcher, "github.com/ropewalk/ropewalk/cmd/dispatcher", nil},
-		{parts.faulty, "github.com/ropewalk/ropewalk/cmd/dispatcher", []string{"-tags", "faultpoints"}},
-		{parts.logshipper, "github.com/ropewalk/ropewalk/cmd/logshipper", nil},
-		{parts.natsServer, "github.com/nats-io/nats-server/v2", nil},
-	} {
-		if err := rig.Build(ctx, build.out, build.pkg, build.flags...); err != nil {
-			return "", err
-		}
-	}
 	parts.helm = filepath.Join(dir, "helm")
-	if err := rig.BuildTool(ctx, parts.helm, filepath.Join(root, "tools", "helm"), "helm.sh/helm/v4/cmd/helm"); err != nil {
-		return "", err
-	}
-	return dir, nil
+	// Most of a build is linking, which uses one processor.
+	builds, ctx := errgroup.WithContext(context.Background())
+	builds.Go(func() error { return rig.Build(ctx, parts.dispatcher, "github.com/ropewalk/ropewalk/cmd/dispatcher") })
+	builds.Go(func() error {
+		return rig.Build(ctx, parts.faulty, "github.com/ropewalk/ropewalk/cmd/dispatcher", "-tags", "faultpoints")
+	})
+	builds.Go(func() error { return rig.Build(ctx, parts.logshipper, "github.com/ropewalk/ropewalk/cmd/logshipper") })
+	builds.Go(func() error { return rig.Build(ctx, parts.natsServer, "github.com/nats-io/nats-server/v2") })
+	builds.Go(func() error {
+		return rig.BuildTool(ctx, parts.helm, filepath.Join(root, "tools", "helm"), "helm.sh/helm/v4/cmd/helm")
+	})
+	return dir, builds.Wait()
 }

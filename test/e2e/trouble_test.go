@@ -12,16 +12,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
 // awaitTold waits until a run that is not over says what it waits for.
 func (w *world) awaitTold(id string, says string) rig.Record {
 	w.t.Helper()
-	record, err := w.records.AwaitRun(w.within(time.Minute), id, func(r rig.Record) bool {
-		return strings.Contains(r.Message, says)
-	})
-	must(w.t, err)
+	record := w.awaitRun(id, "the record to say "+says, func(r rig.Record) bool { return strings.Contains(r.Message, says) })
 	if record.Final() {
 		w.t.Errorf("run %s should wait, but is %s (%s): %s", id, record.State, record.Reason, record.Message)
 	}
@@ -32,12 +30,12 @@ func TestRunWaitsForRoomInTheQuota(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, limitedTo("1"))
 	quotas := parts.cluster.Client.CoreV1().ResourceQuotas(w.namespace)
-	_, err := quotas.Create(w.within(10*time.Second), &corev1.ResourceQuota{
+	_, err := quotas.Create(w.call(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "full"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/jobs.batch": resource.MustParse("0")}},
 	}, metav1.CreateOptions{})
 	must(t, err)
-	ctx := w.within(30 * time.Second)
+	ctx := wait.Context(t, "the quota to be in force")
 	must(t, rig.Poll(ctx, 50*time.Millisecond, func() error {
 		quota, err := quotas.Get(ctx, "full", metav1.GetOptions{})
 		if err == nil && len(quota.Status.Hard) == 0 {
@@ -48,8 +46,8 @@ func TestRunWaitsForRoomInTheQuota(t *testing.T) {
 	w.serve(1)
 	w.publish("default", "patient", script("exit 0"))
 	w.awaitTold("patient", "exceeded quota")
-	must(t, quotas.Delete(w.within(10*time.Second), "full", metav1.DeleteOptions{}))
-	w.awaitFinal(time.Minute, []string{"patient"})
+	must(t, quotas.Delete(w.call(), "full", metav1.DeleteOptions{}))
+	w.awaitFinal([]string{"patient"})
 	w.check(load{ids: []string{"patient"}, code: map[string]int{}})
 }
 
@@ -57,17 +55,17 @@ func TestRunWaitsForPermission(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, limitedTo("1"))
 	w.serve(1)
-	must(t, parts.cluster.RevokeRBAC(w.within(30*time.Second), w.namespace, w.account))
+	must(t, parts.cluster.RevokeRBAC(wait.Context(t, "the rights to be gone"), w.namespace, w.account))
 	w.publish("default", "patient", script("exit 0"))
 	w.awaitTold("patient", "forbidden")
-	must(t, parts.cluster.ApplyRBAC(w.within(10*time.Second), w.namespace, manifest))
-	w.awaitFinal(time.Minute, []string{"patient"})
+	must(t, parts.cluster.ApplyRBAC(w.call(), w.namespace, manifest))
+	w.awaitFinal([]string{"patient"})
 	w.check(load{ids: []string{"patient"}, code: map[string]int{}})
 }
 
 func TestRunWaitsForAClusterThatIsAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, limitedTo("2"))
+	w := newWorld(t, limitedTo("2").With(gated()))
 	proxy, err := rig.NewProxy(parts.cluster.Config.Host)
 	must(t, err)
 	t.Cleanup(func() {
@@ -75,20 +73,20 @@ func TestRunWaitsForAClusterThatIsAway(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	must(t, parts.cluster.WriteKubeconfig(w.within(10*time.Second), w.namespace, w.account, proxy.Address(), w.kubeconfig()))
+	must(t, parts.cluster.WriteKubeconfig(w.call(), w.namespace, w.account, proxy.Address(), w.kubeconfig()))
 	w.serve(1)
-	w.publish("default", "under-way", script("sleep 3"))
-	_, err = w.records.AwaitRun(w.within(time.Minute), "under-way", func(r rig.Record) bool { return r.State == "running" })
-	must(t, err)
+	w.publish("default", "under-way", held("exit 0"))
+	w.inState("under-way", "running")
 
 	must(t, proxy.Cut())
 	w.publish("default", "patient", script("exit 0"))
 	w.awaitTold("patient", "refused")
 	// What ends meanwhile must be seen afterwards.
-	must(t, w.observer.Await(w.within(2*time.Minute), "", func(c rig.Counts) bool { return c.Active == 0 }))
+	w.letGo("under-way")
+	w.awaitJobs("", "the run to end behind the dispatcher's back", func(c rig.Counts) bool { return c.Active == 0 })
 	must(t, proxy.Mend())
 	runs := load{ids: []string{"under-way", "patient"}, code: map[string]int{}}
-	w.awaitFinal(time.Minute, runs.ids)
+	w.awaitFinal(runs.ids)
 	w.check(runs)
 }
 
@@ -100,7 +98,7 @@ func TestRunThatTheClusterRefusesFailsWithItsWords(t *testing.T) {
 		"resources": map[string]any{"requests": map[string]string{"memory": "2Gi"}, "limits": map[string]string{"memory": "1Gi"}},
 	}))
 	w.publish("default", "next", script("exit 0"))
-	w.awaitFinal(time.Minute, []string{"refused", "next"})
+	w.awaitFinal([]string{"refused", "next"})
 	record := w.records.Now()["refused"]
 	if record.State != "failed" || record.Reason != "InvalidPodSpec" || !strings.Contains(record.Message, "must be less than or equal to memory limit") {
 		t.Errorf("the run is %s (%s): %s", record.State, record.Reason, record.Message)

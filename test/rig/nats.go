@@ -2,10 +2,13 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,29 +60,23 @@ func (n *NATS) Start(ctx context.Context) error {
 		return err
 	}
 	n.process = process
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, fmt.Errorf("nats-server at %s does not answer; its log is %s", n.address, n.Log()))
-	defer cancel()
 	err = Poll(ctx, 10*time.Millisecond, func() error {
 		select {
 		case <-process.Done():
-			return Stop(fmt.Errorf("nats-server ended; its log is %s", n.Log()))
+			return Stop(errors.New("it ended"))
 		default:
 		}
-		conn, err := nats.Connect(n.URL(), nats.Timeout(time.Second))
+		conn, js, err := n.Connect(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		js, err := jetstream.New(conn)
-		if err != nil {
-			return Stop(err)
-		}
 		_, err = js.AccountInfo(ctx)
 		return err
 	})
 	if err != nil {
 		process.Kill()
-		return fmt.Errorf("start nats-server: %w", err)
+		return fmt.Errorf("start nats-server at %s, whose log is %s: %w", n.address, n.Log(), err)
 	}
 	return nil
 }
@@ -87,9 +84,16 @@ func (n *NATS) Start(ctx context.Context) error {
 // Kill ends the server with SIGKILL; its store stays.
 func (n *NATS) Kill() { n.process.Kill() }
 
+// State tells in words whether the server runs, and how it ended if it does not.
+func (n *NATS) State() string { return n.process.State() }
+
 // Connect returns a connection that survives restarts of the server.
-func (n *NATS) Connect() (*nats.Conn, jetstream.JetStream, error) {
-	conn, err := nats.Connect(n.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+func (n *NATS) Connect(ctx context.Context) (*nats.Conn, jetstream.JetStream, error) {
+	patience := time.Minute
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = time.Until(deadline) // nats.go takes no context
+	}
+	conn, err := nats.Connect(n.URL(), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to nats-server: %w", err)
 	}
@@ -102,16 +106,24 @@ func (n *NATS) Connect() (*nats.Conn, jetstream.JetStream, error) {
 }
 
 // FreeAddress returns a loopback address that nothing listens on at the moment.
+// Its port is none that the system gives to a connection that is opened, so that
+// a server that was killed finds its port free again, and none of a Service of
+// type NodePort.
 func FreeAddress() (string, error) { return freeAddressOn("127.0.0.1") }
 
 func freeAddressOn(host string) (string, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	const first, ports, tries = 15_000, 15_000, 100
+	var err error
+	for range tries {
+		address := net.JoinHostPort(host, strconv.Itoa(first+rand.IntN(ports)))
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err != nil {
+			continue
+		}
+		if err := listener.Close(); err != nil {
+			return "", fmt.Errorf("give the free port back: %w", err)
+		}
+		return address, nil
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return "", fmt.Errorf("give the free port back: %w", err)
-	}
-	return address, nil
+	return "", fmt.Errorf("find a free port: %w", err)
 }

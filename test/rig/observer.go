@@ -58,15 +58,16 @@ type Observer struct {
 	err error
 }
 
-// Observe begins to watch. The namespace must have no Jobs yet. Pods are
-// watched only where pods is true, since they cost the observer as much again.
-func Observe(client kubernetes.Interface, namespace string, pods bool) (*Observer, error) {
-	ctx, stop := context.WithCancel(context.Background())
+// Observe begins to watch; the context is for the beginning alone. The namespace
+// must have no Jobs yet. Pods are watched only where pods is true, since they
+// cost the observer as much again.
+func Observe(begin context.Context, client kubernetes.Interface, namespace string, pods bool) (*Observer, error) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(begin))
 	o := &Observer{
 		stop: stop, changed: newSignal(), jobs: map[string]*SeenJob{},
 		created: map[string]int{}, active: map[string]int{}, most: map[string]int{},
 	}
-	list, err := client.BatchV1().Jobs(namespace).List(ctx, metav1.ListOptions{})
+	list, err := client.BatchV1().Jobs(namespace).List(begin, metav1.ListOptions{})
 	if err == nil && len(list.Items) > 0 {
 		err = fmt.Errorf("there are %d already", len(list.Items))
 	}

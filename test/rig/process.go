@@ -87,6 +87,16 @@ func (p *Process) Exit(ctx context.Context) (int, error) {
 	}
 }
 
+// State tells in words whether the process runs, and how it ended if it does not.
+func (p *Process) State() string {
+	select {
+	case <-p.done:
+		return "ended: " + p.cmd.ProcessState.String()
+	default:
+		return "runs"
+	}
+}
+
 // KilledBy tells which signal ended the process, 0 if none did or it still
 // runs.
 func (p *Process) KilledBy() syscall.Signal {

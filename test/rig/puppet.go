@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,27 +20,37 @@ import (
 const PuppetLabel = "example.com/puppet"
 
 // Puppet is a node without a kubelet: nothing runs on it, and its test says what
-// becomes of the pods that it is given. The cluster takes it for a node like any
-// other, for as long as a node may keep silent.
+// becomes of the pods that it is given. It shows life as a kubelet does, so that
+// the cluster takes it for a node like any other.
 type Puppet struct {
 	cluster *Cluster
 	Name    string
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	ready bool
+	since metav1.Time
 }
 
 // NewPuppet adds a node with one CPU and waits until pods are scheduled there.
 // The caller removes it.
 func (c *Cluster) NewPuppet(ctx context.Context, name string) (*Puppet, error) {
-	p := &Puppet{c, name}
+	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p := &Puppet{cluster: c, Name: name, stop: stop}
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{PuppetLabel: name}},
 		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: PuppetLabel, Effect: corev1.TaintEffectNoSchedule}}},
 	}
 	if _, err := c.Client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+		stop()
 		return nil, fmt.Errorf("create node %s: %w", name, err)
 	}
 	if err := p.Ready(ctx, true); err != nil {
 		return p, err
 	}
+	p.done.Go(func() { p.beat(beating) })
 	err := Poll(ctx, 50*time.Millisecond, func() error {
 		node, err := c.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err == nil && len(node.Spec.Taints) > 1 {
@@ -53,18 +64,42 @@ func (c *Cluster) NewPuppet(ctx context.Context, name string) (*Puppet, error) {
 	return p, nil
 }
 
+// beat says again and again what the node has said last: one that keeps silent
+// is taken for lost after some 40 s.
+func (p *Puppet) beat(ctx context.Context) {
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			p.mu.Lock()
+			_ = p.report(ctx) // the next one may come through
+			p.mu.Unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Ready has the node say whether it is.
 func (p *Puppet) Ready(ctx context.Context, ready bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready, p.since = ready, metav1.Now()
+	return p.report(ctx)
+}
+
+// report writes the node's status. The caller holds the lock.
+func (p *Puppet) report(ctx context.Context) error {
 	status := corev1.ConditionFalse
-	if ready {
+	if p.ready {
 		status = corev1.ConditionTrue
 	}
 	room := corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi"), "pods": resource.MustParse("10")}
-	now := metav1.Now()
 	return p.patch(ctx, map[string]any{"status": corev1.NodeStatus{
 		Capacity: room, Allocatable: room,
 		Conditions: []corev1.NodeCondition{{
-			Type: corev1.NodeReady, Status: status, Reason: "Puppet", Message: "its test says so", LastHeartbeatTime: now, LastTransitionTime: now,
+			Type: corev1.NodeReady, Status: status, Reason: "Puppet", Message: "its test says so", LastHeartbeatTime: metav1.Now(), LastTransitionTime: p.since,
 		}},
 	}})
 }
@@ -141,6 +176,8 @@ func (p *Puppet) Disrupted(ctx context.Context, pod *corev1.Pod) error {
 
 // Remove takes the node out of the cluster again.
 func (p *Puppet) Remove(ctx context.Context) error {
+	p.stop()
+	p.done.Wait()
 	err := p.cluster.Client.CoreV1().Nodes().Delete(ctx, p.Name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete node %s: %w", p.Name, err)

@@ -36,17 +36,20 @@ type Record struct {
 	StartedAt  *time.Time `json:"startedAt"`
 	FinishedAt *time.Time `json:"finishedAt"`
 	Owner      string     `json:"owner"`
-	History    []struct {
-		State   string    `json:"state"`
-		Attempt int       `json:"attempt"`
-		At      time.Time `json:"at"`
-		Owner   string    `json:"owner"`
-		Phases  []struct {
-			Part string    `json:"part"`
-			At   time.Time `json:"at"`
-		} `json:"phases"`
-	} `json:"history"`
-	Evidence *Evidence `json:"evidence"`
+	History    []Change   `json:"history"`
+	Evidence   *Evidence  `json:"evidence"`
+}
+
+// Change is a state that a run came into.
+type Change struct {
+	State   string    `json:"state"`
+	Attempt int       `json:"attempt"`
+	At      time.Time `json:"at"`
+	Owner   string    `json:"owner"`
+	Phases  []struct {
+		Part string    `json:"part"`
+		At   time.Time `json:"at"`
+	} `json:"phases"`
 }
 
 // Evidence is what a record says of the end of an attempt.

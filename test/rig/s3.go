@@ -2,7 +2,6 @@ package rig
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -33,10 +32,8 @@ func StartS3(ctx context.Context, dir, bucket string) (*S3, error) {
 		bin := filepath.Join(cache, "ropewalk-e2e")
 		program = filepath.Join(bin, "versitygw")
 		if _, err := os.Stat(program); err != nil {
-			install := exec.CommandContext(ctx, "go", "install", s3Server)
-			install.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=")
-			if text, err := install.CombinedOutput(); err != nil {
-				return nil, fmt.Errorf("install the S3 server: %w\n%s", err, text)
+			if err := installS3(ctx, bin, program); err != nil {
+				return nil, fmt.Errorf("install the S3 server: %w", err)
 			}
 		}
 	}
@@ -53,6 +50,25 @@ func StartS3(ctx context.Context, dir, bucket string) (*S3, error) {
 	return s, s.Start(ctx)
 }
 
+// installS3 puts the program in its place when it is whole: others may install
+// it at the same time, or look whether it is there.
+func installS3(ctx context.Context, bin, program string) error {
+	if err := os.MkdirAll(bin, 0o750); err != nil {
+		return err
+	}
+	part, err := os.MkdirTemp(bin, "installing-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(part) }()
+	install := exec.CommandContext(ctx, "go", "install", s3Server)
+	install.Env = append(os.Environ(), "GOBIN="+part, "GOFLAGS=")
+	if text, err := install.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, text)
+	}
+	return os.Rename(filepath.Join(part, filepath.Base(program)), program)
+}
+
 // Start starts the server again after Kill.
 func (s *S3) Start(ctx context.Context) error {
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "ROOT_ACCESS_KEY=" + s3Key, "ROOT_SECRET_KEY=" + s3Secret}
@@ -62,8 +78,6 @@ func (s *S3) Start(ctx context.Context) error {
 		return err
 	}
 	s.process = process
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("the S3 server does not answer"))
-	defer cancel()
 	var dialer net.Dialer
 	err = Poll(ctx, 20*time.Millisecond, func() error {
 		select {

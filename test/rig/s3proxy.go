@@ -20,6 +20,9 @@ type S3Proxy struct {
 
 	mu   sync.Mutex
 	mood mood
+	// met is how many requests were refused, left hanging, or found the server
+	// away since the last change of mood.
+	met int
 	// changed is closed with the next change of mood.
 	changed chan struct{}
 }
@@ -48,7 +51,12 @@ func NewS3Proxy(server string) (*S3Proxy, error) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host // it is signed
 		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
+			p.mu.Lock()
+			p.met++
+			p.mu.Unlock()
+			w.WriteHeader(http.StatusBadGateway)
+		},
 	}
 	p.server = &http.Server{Handler: p, ReadHeaderTimeout: time.Minute}
 	p.done.Go(func() { _ = p.server.Serve(listener) }) // it always ends with an error: that it was closed
@@ -67,10 +75,18 @@ func (p *S3Proxy) SlowDown() { p.become(slowDown) }
 // Hang takes requests and answers none.
 func (p *S3Proxy) Hang() { p.become(hanging) }
 
+// Met is how many requests had trouble since the last change: were refused, left
+// hanging, or passed on to a server that is away.
+func (p *S3Proxy) Met() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met
+}
+
 func (p *S3Proxy) become(next mood) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mood = next
+	p.mood, p.met = next, 0
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -86,6 +102,9 @@ func (p *S3Proxy) Close() error {
 func (p *S3Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	now, changed := p.mood, p.changed
+	if now != obliging {
+		p.met++
+	}
 	p.mu.Unlock()
 	switch now {
 	case slowDown:

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -133,5 +134,7 @@ func (b *bench) nats(ctx context.Context) (*rig.NATS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rig.StartNATS(ctx, b.natsServer, dir)
+	starting, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("nats-server takes more than 1m to start"))
+	defer cancel()
+	return rig.StartNATS(starting, b.natsServer, dir)
 }

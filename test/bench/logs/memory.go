@@ -99,7 +99,7 @@ func (b *bench) memory(ctx context.Context) error {
 		return err
 	}
 	defer server.Kill()
-	conn, js, err := server.Connect()
+	conn, js, err := server.Connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (b *bench) piped(ctx context.Context, cluster *rig.Cluster, pod *corev1.Pod
 		return err
 	}
 	defer server.Kill()
-	conn, js, err := server.Connect()
+	conn, js, err := server.Connect(ctx)
 	if err != nil {
 		return err
 	}

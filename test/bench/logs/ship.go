@@ -206,7 +206,7 @@ func (b *bench) ship(ctx context.Context) error {
 		return err
 	}
 	defer server.Kill()
-	conn, js, err := server.Connect()
+	conn, js, err := server.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func (b *bench) requests(ctx context.Context) error {
 		return err
 	}
 	defer server.Kill()
-	conn, js, err := server.Connect()
+	conn, js, err := server.Connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -28,8 +28,7 @@ func connect() (*client.Client, func()) {
 
 // Submit a run, wait for its end, and read what it wrote.
 func Example() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := context.Background()
 	runs, disconnect := connect()
 	defer disconnect()
 
@@ -37,7 +36,7 @@ func Example() {
 		Image:   client.Image{Reference: "busybox"},
 		Command: []string{"sh", "-c", "echo hello from $STAGE"},
 		Env:     map[string]string{"STAGE": "test"},
-		Timeout: client.Duration(time.Minute),
+		Timeout: client.Duration(time.Hour),
 	})
 	if err != nil {
 		panic(err)
@@ -93,8 +92,7 @@ func ExampleClient_Get() {
 
 // A run that fails says why, and what to do about it.
 func ExampleClient_Watch() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := context.Background()
 	runs, disconnect := connect()
 	defer disconnect()
 
@@ -116,8 +114,7 @@ func ExampleClient_Watch() {
 }
 
 func ExampleClient_Cancel() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := context.Background()
 	runs, disconnect := connect()
 	defer disconnect()
 
@@ -138,8 +135,7 @@ func ExampleClient_Cancel() {
 
 // What failed is tried again with what was missing, under the same id.
 func ExampleClient_Replay() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := context.Background()
 	runs, disconnect := connect()
 	defer disconnect()
 

@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -42,10 +42,8 @@ func withDispatcher(test func() int) (code int, err error) {
 		return 0, err
 	}
 	defer stop()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
 	program := filepath.Join(dir, "dispatcher")
-	if err := rig.Build(ctx, program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
+	if err := rig.Build(context.Background(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
 		return 0, err
 	}
 	dispatcher, err := rig.Serve(program, rig.Settings{
@@ -56,6 +54,8 @@ func withDispatcher(test func() int) (code int, err error) {
 		return 0, err
 	}
 	defer dispatcher.Kill()
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Limit)
+	defer cancel()
 	if err := dispatcher.Ready(ctx); err != nil {
 		log, _ := os.ReadFile(dispatcher.Log)
 		return 0, fmt.Errorf("%w\n%s", err, log)

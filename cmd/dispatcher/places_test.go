@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
+
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // part is a runner that tells when it runs, and ends when it is told to.
@@ -45,23 +46,13 @@ func TestWhatIsOpenedLaterRunsToo(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range 3 {
-		select {
-		case name := <-runs:
-			seen[name]++
-		case <-time.After(20 * time.Second):
-			t.Fatalf("only %v run", seen)
-		}
+		seen[wait.Receive(t, "part that runs", runs)]++
 	}
 	if seen["first"] != 1 || seen["early"] != 1 || seen["late"] != 1 || len(all.all) != 2 {
 		t.Errorf("running are %v, of which were opened %d", seen, len(all.all))
 	}
 	fail <- errors.New("broken")
-	select {
-	case err := <-ended:
-		if err == nil {
-			t.Error("the failure of one does not end them all")
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("they go on after one has failed")
+	if err := wait.Receive(t, "end of them all after one has failed", ended); err == nil {
+		t.Error("the failure of one is not told")
 	}
 }

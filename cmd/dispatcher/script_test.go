@@ -25,6 +25,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/queue"
 	"github.com/ropewalk/ropewalk/internal/runstore"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scripts compare with")
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 type leakChecked struct{ m *testing.M }
 
 func (l leakChecked) Run() int {
-	code := l.m.Run()
+	code := wait.Goroutines(l.m).Run()
 	if err := goleak.Find(); code == 0 && err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -54,6 +55,7 @@ func (l leakChecked) Run() int {
 //
 //	exits CODE COMMAND ARG...  run a command, which must end with this code
 //	eventually COMMAND ARG...  run a command until it succeeds
+//	until PATTERN COMMAND ARG...  run a command until it prints a pattern
 //	nats [nojetstream]         start a bare NATS server
 //	queues NAME=LIMIT...       make what a dispatcher makes on the NATS server
 //	publish SUBJECT FILE       publish a file as it stands
@@ -109,15 +111,7 @@ func scriptExits(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func scriptEventually(ts *testscript.TestScript, _ bool, args []string) {
-	deadline, ticker := time.After(20*time.Second), time.NewTicker(50*time.Millisecond)
-	defer ticker.Stop()
-	for ts.Exec(args[0], args[1:]...) != nil {
-		select {
-		case <-deadline:
-			ts.Fatalf("it never succeeds")
-		case <-ticker.C:
-		}
-	}
+	wait.Success(testOf(ts), strings.Join(args, " ")+" to succeed", func() error { return ts.Exec(args[0], args[1:]...) })
 }
 
 // scriptUntil runs a command again and again until its output matches a
@@ -125,15 +119,9 @@ func scriptEventually(ts *testscript.TestScript, _ bool, args []string) {
 func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	deadline, ticker := time.After(20*time.Second), time.NewTicker(50*time.Millisecond)
-	defer ticker.Stop()
-	for ts.Exec(args[1], args[2:]...) != nil || !pattern.MatchString(ts.ReadFile("stdout")) {
-		select {
-		case <-deadline:
-			ts.Fatalf("it never prints %s", args[0])
-		case <-ticker.C:
-		}
-	}
+	wait.Until(testOf(ts), strings.Join(args[1:], " ")+" to print "+args[0], func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
 }
 
 func scriptNATS(ts *testscript.TestScript, _ bool, args []string) {

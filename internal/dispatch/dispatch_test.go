@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/dispatch"
 	"github.com/ropewalk/ropewalk/internal/natstest"
@@ -24,11 +23,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) {
-	// The server's own background work outlives its shutdown for a moment.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
-}
+func TestMain(m *testing.M) { natstest.VerifyTestMain(m) }
 
 // world is a run store on a real server, a cluster, and what is watched there.
 type world struct {

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(wait.Goroutines(m)) }
 
 func finds(finding Finding) func(context.Context) Finding {
 	return func(context.Context) Finding { return finding }

@@ -63,8 +63,8 @@ func (c *cluster) LastWords(context.Context, run.Job) (string, error) { return c
 func building(t *testing.T, p *place, ends ...end) (*Resolver, *cluster) {
 	t.Helper()
 	c := &cluster{t: t, ends: ends, words: "step 1\nERROR: it went wrong\n"}
-	r := resolver(t, Config{Default: run.BuildImage, DigestCache: time.Minute, Builder: &Builder{
-		Jobs: c, Instance: "ropewalk", Registry: p.host + "/built", Repository: "runner", Timeout: time.Minute, FailureMemory: time.Minute,
+	r := resolver(t, Config{Default: run.BuildImage, DigestCache: time.Hour, Builder: &Builder{
+		Jobs: c, Instance: "ropewalk", Registry: p.host + "/built", Repository: "runner", Timeout: time.Minute, FailureMemory: time.Hour,
 	}})
 	return r, c
 }
@@ -140,7 +140,7 @@ func TestBuildersThatAreLostOrLeftOver(t *testing.T) {
 		},
 		"but not one of long ago": {
 			func(pushes end) []end {
-				return []end{ends(run.Failed, run.AppError, time.Hour), pushes}
+				return []end{ends(run.Failed, run.AppError, 2*time.Hour), pushes}
 			}, nil, 2, "",
 		},
 		"a replay tries again at once": {

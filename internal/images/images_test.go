@@ -20,9 +20,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(wait.Goroutines(m)) }
 
 // place is a registry in memory that counts the questions for manifests, and may
 // answer them otherwise.
@@ -208,7 +209,7 @@ func TestAQueuesPatternsCountBesideTheOperators(t *testing.T) {
 func TestReferencesBecomeDigestsAndStayThem(t *testing.T) {
 	p := newPlace(t)
 	first := p.push(t, "team/train:1")
-	r := resolver(t, Config{ResolveDigest: true, DigestCache: time.Minute})
+	r := resolver(t, Config{ResolveDigest: true, DigestCache: time.Hour})
 	reference := p.host + "/team/train:1"
 	resolve := func(r *Resolver, wanted run.ImageRequest) string {
 		t.Helper()
@@ -247,7 +248,7 @@ func TestReferencesBecomeDigestsAndStayThem(t *testing.T) {
 func TestManyAskingAtOnceAreOneQuestion(t *testing.T) {
 	p := newPlace(t)
 	p.push(t, "x:1")
-	r := resolver(t, Config{ResolveDigest: true, DigestCache: time.Minute})
+	r := resolver(t, Config{ResolveDigest: true, DigestCache: time.Hour})
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {

@@ -38,7 +38,7 @@ func (w whole) Run() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	code := w.m.Run()
+	code := wait.Goroutines(w.m).Run()
 	if code != 0 || flag.Lookup("test.run").Value.String() != "" || flag.Lookup("test.skip").Value.String() != "" {
 		return code
 	}

@@ -157,19 +157,27 @@ func identities() map[string]check {
 		},
 		"another launcher adopts what runs and sees how it ends": func(ctx context.Context, t *testing.T, s *scene) {
 			one, two := s.launcher(t), s.launcher(t)
-			launch := s.launch("sleep 2; exit 4")
-			job, _ := s.start(ctx, t, one, launch)
-			before := s.follow(ctx, t, one, job)
-			before.awaitRunning(t)
-			before.cancel()
-			launch.Known = &job
-			again, adopted := s.start(ctx, t, two, launch)
-			if !adopted || again != job {
-				t.Errorf("the second launcher got %+v, adopted %v; want %+v, adopted", again, adopted, job)
-			}
-			final := s.follow(ctx, t, two, again).end(t)
-			want(t, final, run.Failed, run.AppError)
-			wantExitCode(t, final, 4)
+			s.whileItRuns(4, func(launch run.Launch) bool {
+				job, _ := s.start(ctx, t, one, launch)
+				before := s.follow(ctx, t, one, job)
+				if !before.sawItRun(t) {
+					return false
+				}
+				before.cancel()
+				launch.Known = &job
+				again, adopted := s.start(ctx, t, two, launch)
+				if !adopted || again != job {
+					t.Errorf("the second launcher got %+v, adopted %v; want %+v, adopted", again, adopted, job)
+				}
+				after := s.follow(ctx, t, two, again)
+				if !after.sawItRun(t) {
+					return false
+				}
+				final := after.end(t)
+				want(t, final, run.Failed, run.AppError)
+				wantExitCode(t, final, 4)
+				return true
+			})
 		},
 		"a Job that has ended is adopted with the end it had": func(ctx context.Context, t *testing.T, s *scene) {
 			one := s.launcher(t)
@@ -261,15 +269,23 @@ func stops() map[string]check {
 		},
 		"Follow ends early with the error of its context, and harms nothing": func(ctx context.Context, t *testing.T, s *scene) {
 			launcher := s.launcher(t)
-			job, _ := s.start(ctx, t, launcher, s.launch("sleep 2; exit 6"))
-			follow := s.follow(ctx, t, launcher, job)
-			follow.awaitRunning(t)
-			follow.cancel()
-			<-follow.done
-			if !errors.Is(follow.err, context.Canceled) {
-				t.Fatalf("Follow returned %+v, %v; want the context's error", follow.final, follow.err)
-			}
-			wantExitCode(t, s.follow(ctx, t, launcher, job).end(t), 6)
+			s.whileItRuns(6, func(launch run.Launch) bool {
+				job, _ := s.start(ctx, t, launcher, launch)
+				follow := s.follow(ctx, t, launcher, job)
+				if !follow.sawItRun(t) {
+					return false
+				}
+				follow.cancel()
+				<-follow.done
+				if follow.err == nil { // it ended first
+					return false
+				}
+				if !errors.Is(follow.err, context.Canceled) {
+					t.Fatalf("Follow returned %+v, %v; want the context's error", follow.final, follow.err)
+				}
+				wantExitCode(t, s.follow(ctx, t, launcher, job).end(t), 6)
+				return true
+			})
 		},
 		"Launch with a context that has ended makes nothing": func(ctx context.Context, t *testing.T, s *scene) {
 			launcher := s.launcher(t)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // Launcher is what the suite tests; the core declares the same.
@@ -43,9 +44,6 @@ type Harness struct {
 	Left func(t *testing.T, job run.Job) []string
 	// Image holds a shell at "sh", for launchers that run images.
 	Image string
-	// Patience is how long one case may take before it fails; 3 minutes
-	// when left out. Nothing waits for it when all goes well.
-	Patience time.Duration
 }
 
 // Run runs every case of the suite.
@@ -54,16 +52,11 @@ func Run(t *testing.T, harness Harness) {
 	if harness.New == nil || harness.Left == nil {
 		t.Fatal("launchtest: the harness must have New and Left")
 	}
-	if harness.Patience == 0 {
-		harness.Patience = 3 * time.Minute
-	}
 	for _, cases := range []map[string]check{endings(), identities(), stops()} {
 		for sentence, check := range cases {
 			t.Run(sentence, func(t *testing.T) {
 				t.Parallel()
-				ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
-				t.Cleanup(cancel)
-				check(ctx, t, &scene{harness: harness, id: "lt-" + strings.ToLower(rand.Text()[:12])})
+				check(wait.Context(t, "the end of this case"), t, &scene{harness: harness, id: "lt-" + strings.ToLower(rand.Text()[:12])})
 			})
 		}
 	}
@@ -102,6 +95,22 @@ func (s *scene) launch(script string, edits ...func(*run.Request)) run.Launch {
 	return run.Launch{Request: request, Attempt: 1, Image: s.harness.Image}
 }
 
+// whileItRuns has a check look at a command that runs for a while and then ends
+// by itself with an exit code. Nothing outside can tell the command of every
+// launcher when to end, and how long it must run to be seen running depends on
+// the machine. So the check says false if the command ended before it was seen,
+// and gets another run, twice as long.
+func (s *scene) whileItRuns(code int, check func(launch run.Launch) (seen bool)) {
+	for seconds := 2; ; seconds *= 2 {
+		launch := s.launch(fmt.Sprintf("sleep %d; exit %d", seconds, code), func(request *run.Request) {
+			request.ID = fmt.Sprintf("%s-%d", s.id, seconds)
+		})
+		if check(launch) {
+			return
+		}
+	}
+}
+
 // start launches and demands that it works; what it made is deleted when the
 // test ends.
 func (s *scene) start(ctx context.Context, t *testing.T, launcher Launcher, launch run.Launch) (run.Job, bool) {
@@ -123,9 +132,7 @@ func (s *scene) start(ctx context.Context, t *testing.T, launcher Launcher, laun
 func (s *scene) clean(t *testing.T, launcher Launcher, job run.Job) {
 	t.Helper()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), s.harness.Patience)
-		defer cancel()
-		if err := launcher.Delete(ctx, job); err != nil {
+		if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 			t.Errorf("delete job %s at the end of the test: %v", job.Name, err)
 		}
 	})
@@ -172,10 +179,28 @@ func (s *scene) follow(ctx context.Context, t *testing.T, launcher Launcher, job
 // awaitRunning returns once the job was seen to run.
 func (f *following) awaitRunning(t *testing.T) {
 	t.Helper()
+	if !f.sawItRun(t) {
+		t.Fatalf("Follow returned %+v before the job was seen to run", f.final)
+	}
+}
+
+// sawItRun returns true once the job was seen to run, or false if its end was
+// seen first.
+func (f *following) sawItRun(t *testing.T) bool {
+	t.Helper()
 	select {
 	case <-f.running:
+		return true
 	case <-f.done:
-		t.Fatalf("Follow returned %+v, %v before the job was seen to run", f.final, f.err)
+	}
+	if f.err != nil {
+		t.Fatalf("Follow returned %v before the job was seen to run", f.err)
+	}
+	select {
+	case <-f.running:
+		return true
+	default:
+		return false
 	}
 }
 

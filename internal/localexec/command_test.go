@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestHowACommandEnds(t *testing.T) {
@@ -182,7 +183,7 @@ func TestWhatACommandLeavesInTheBackgroundGoesWithIt(t *testing.T) {
 func TestADaemonHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	launcher := newLauncher(t, t.TempDir())
-	job, _, err := launcher.Launch(patient(t), script("", func(request *run.Request) { request.Command = []string{self(t), sessionLeaver} }))
+	job, _, err := launcher.Launch(wait.Context(t, "the launch"), script("", func(request *run.Request) { request.Command = []string{self(t), sessionLeaver} }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +198,7 @@ func TestADaemonHoldsUpNobody(t *testing.T) {
 	if err != nil || !runs(pid) {
 		t.Fatalf("daemon %d is not there (%v)", pid, err)
 	}
-	if err := launcher.Delete(patient(t), job); err != nil {
+	if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 		t.Errorf("Delete: %v", err)
 	}
 	if err := kill(pid, pid); err != nil {
@@ -250,7 +251,7 @@ func TestNoSecretLiesOnTheDiskOrInACommandLine(t *testing.T) {
 func TestOutputIsKeptLineByLine(t *testing.T) {
 	t.Parallel()
 	launcher := newLauncher(t, t.TempDir())
-	long := 2*maxLine + 100
+	long, begun := 2*maxLine+100, time.Now()
 	job, final := ends(t, launcher, script(fmt.Sprintf(
 		`echo one; echo two >&2; echo; printf 'a\r b\377\n'; head -c %d /dev/zero | tr '\0' x; echo; printf unfinished`, long)))
 	want(t, final, run.Succeeded, "")
@@ -258,8 +259,8 @@ func TestOutputIsKeptLineByLine(t *testing.T) {
 	part := ""
 	var last time.Time
 	for _, line := range outputOf(t, launcher, job) {
-		if line.at.Before(last) || line.at.Before(final.StartedAt.Add(-time.Minute)) || line.at.After(final.FinishedAt) {
-			t.Errorf("line at %s after one at %s, of a command that ran from %s to %s", line.at, last, final.StartedAt, final.FinishedAt)
+		if line.at.Before(last) || line.at.Before(begun) || line.at.After(final.FinishedAt) {
+			t.Errorf("line at %s after one at %s, of a command that was launched at %s and ended at %s", line.at, last, begun, final.FinishedAt)
 		}
 		last = line.at
 		if len(line.text) > maxLine {
@@ -303,7 +304,7 @@ func TestOutputThatCannotBeWrittenIsCounted(t *testing.T) {
 	if err := to.Close(); err != nil {
 		t.Fatal(err)
 	}
-	lost := output.close(time.Minute)
+	lost := output.close(wait.Limit)
 	if lost.lines != 3 || !strings.Contains(lost.String(), "3 lines") {
 		t.Errorf("%d lines are lost (%s), want 3", lost.lines, lost)
 	}

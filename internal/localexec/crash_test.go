@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // counted makes each start of the script leave a line, with the job's UID, in
@@ -44,7 +45,7 @@ func dieLaunching(t *testing.T, step, dir string, request run.Request) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(patient(t), self(t), dyingLauncher, step, dir)
+	cmd := exec.CommandContext(wait.Context(t, "the launcher to be killed"), self(t), dyingLauncher, step, dir)
 	cmd.Stdin = bytes.NewReader(data)
 	output, err := cmd.CombinedOutput()
 	if signal, killed := killedBy(cmd.ProcessState); !killed || signal != syscall.SIGKILL {
@@ -94,7 +95,7 @@ func TestASupervisorKilledAtAnyStepIsALostNode(t *testing.T) {
 			lostNode(t, final)
 			// Nobody may come to another end, or start it again.
 			another := newLauncher(t, dir)
-			if again, adopted, err := another.Launch(patient(t), what); err != nil || !adopted || again != job {
+			if again, adopted, err := another.Launch(wait.Context(t, "the launch"), what); err != nil || !adopted || again != job {
 				t.Errorf("Launch afterwards: %+v, adopted %v, %v; want %+v adopted", again, adopted, err, job)
 			}
 			if again := follow(t, another, job); again.Message != final.Message || !again.FinishedAt.Equal(final.FinishedAt) {
@@ -140,25 +141,26 @@ func TestASupervisorKilledWhileFollowedLeavesNothing(t *testing.T) {
 	job := launch(t, launcher, script(`sleep 600 & set -m; sleep 601 & env -i sleep 602 & echo ready; wait`))
 	printed(t, launcher, job, "ready")
 	session := statusOf(t, launcher, job).Session
-	eventually(t, "three sleeps and their shell", func() bool {
+	wait.Until(t, "three sleeps and their shell", func() bool {
 		members, err := sessionMembers(session)
 		return err == nil && len(members) == 5 // with the supervisor
 	})
 	if err := syscall.Kill(session, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	var wait sync.WaitGroup
+	var all sync.WaitGroup
+	ctx := wait.Context(t, "the job's end")
 	for range 3 { // all at once
 		another := newLauncher(t, dir)
-		wait.Go(func() {
-			final, err := another.Follow(patient(t), job, func(run.Observation) {})
+		all.Go(func() {
+			final, err := another.Follow(ctx, job, func(run.Observation) {})
 			if err != nil {
 				t.Errorf("Follow: %v", err)
 			}
 			lostNode(t, final)
 		})
 	}
-	wait.Wait()
+	all.Wait()
 	if members, err := sessionMembers(session); err != nil || len(members) > 0 {
 		t.Errorf("processes %v are left (%v)", members, err)
 	}
@@ -192,7 +194,7 @@ func TestAStrangerWithTheJobsIDsIsLeftAlone(t *testing.T) {
 	if err := writeJSON(f.file(statusFile), running); err != nil {
 		t.Fatal(err)
 	}
-	if err := launcher.Delete(patient(t), job); err != nil {
+	if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 		t.Errorf("Delete: %v", err)
 	}
 	if !runs(pid) {
@@ -214,7 +216,7 @@ func TestASupervisorThatCannotStartIsTriedAgain(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			broken := newLauncher(t, dir, func(settings *Settings) { settings.Supervisor = test.supervisor })
-			_, _, err := broken.Launch(patient(t), script("exit 0"))
+			_, _, err := broken.Launch(wait.Context(t, "the launch"), script("exit 0"))
 			var later *run.LaunchError
 			if !errors.As(err, &later) || !later.Temporary || !strings.Contains(later.Message, test.words) {
 				t.Fatalf("Launch: %v, want a temporary error that says %q", err, test.words)
@@ -234,11 +236,11 @@ func TestDispatchersThatGetInEachOthersWay(t *testing.T) {
 	dir := t.TempDir()
 	starts, count := counted(t)
 	what := script("sleep 600", count)
-	ctx := patient(t)
-	var wait sync.WaitGroup
+	ctx := wait.Context(t, "every dispatcher to be done")
+	var all sync.WaitGroup
 	for i := range dispatchers {
 		launcher := newLauncher(t, dir)
-		wait.Go(func() {
+		all.Go(func() {
 			for round := range rounds {
 				job, _, err := launcher.Launch(ctx, what)
 				var refused *run.LaunchError
@@ -249,6 +251,7 @@ func TestDispatchersThatGetInEachOthersWay(t *testing.T) {
 					t.Errorf("Launch: %v", err)
 					return
 				}
+				// Its pace, not a limit: what it does next it does at any moment.
 				short, cancel := context.WithTimeout(ctx, time.Duration(i*round)*10*time.Millisecond)
 				if final, err := launcher.Follow(short, job, func(run.Observation) {}); err == nil && final.Reason != run.JobDeleted {
 					t.Errorf("Follow: %+v", final)
@@ -260,7 +263,7 @@ func TestDispatchersThatGetInEachOthersWay(t *testing.T) {
 			}
 		})
 	}
-	wait.Wait()
+	all.Wait()
 	seen := make(map[string]bool)
 	for _, uid := range starts() {
 		if seen[uid] {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func commandLine(t *testing.T, pid int) []byte {
@@ -40,7 +41,7 @@ func TestDeleteOfACommandThatDoesNotListen(t *testing.T) {
 	launcher := newLauncher(t, t.TempDir(), func(settings *Settings) { settings.Grace = 100 * time.Millisecond })
 	job := launch(t, launcher, script("trap '' TERM; sleep 600 & echo ready; wait; wait"))
 	printed(t, launcher, job, "ready")
-	if err := launcher.Delete(patient(t), job); err != nil {
+	if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 		t.Fatalf("Delete: %v", err)
 	}
 	if left := left(t, job.UID); len(left) > 0 || !gone(t, launcher.folder(job.Name)) {
@@ -56,7 +57,7 @@ func TestDeleteOfASupervisorThatDoesNotListen(t *testing.T) {
 	if err := syscall.Kill(statusOf(t, launcher, job).Session, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := launcher.Delete(patient(t), job); err != nil {
+	if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 		t.Fatalf("Delete: %v", err)
 	}
 	if left := left(t, job.UID); len(left) > 0 || !gone(t, launcher.folder(job.Name)) {
@@ -68,26 +69,32 @@ func TestDeleteOfASupervisorThatDoesNotListen(t *testing.T) {
 func TestADeletionThatWasBegunIsFinishedByAnother(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	one := newLauncher(t, dir, func(settings *Settings) { settings.Grace = time.Minute })
+	one := newLauncher(t, dir, func(settings *Settings) { settings.Grace = time.Hour })
 	what := script("trap '' TERM; sleep 600 & echo ready; while :; do wait; done")
 	job := launch(t, one, what)
 	printed(t, one, job, "ready")
-	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := one.Delete(short, job); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, cancel := context.WithCancel(t.Context())
+	deleted := make(chan error, 1)
+	go func() { deleted <- one.Delete(ctx, job) }()
+	wait.Until(t, "the deletion to begin", func() bool {
+		begun, err := one.folder(job.Name).deleting()
+		return err == nil && begun
+	})
+	cancel()
+	if err := wait.Receive(t, "end of the deletion", deleted); !errors.Is(err, context.Canceled) {
 		t.Fatalf("Delete: %v, want the context's error", err)
 	}
 	two := newLauncher(t, dir)
 	want(t, follow(t, two, job), run.Failed, run.JobDeleted)
 	var refused *run.LaunchError
-	if _, _, err := two.Launch(patient(t), what); !errors.As(err, &refused) || refused.Reason != run.JobDeleted {
+	if _, _, err := two.Launch(wait.Context(t, "the launch"), what); !errors.As(err, &refused) || refused.Reason != run.JobDeleted {
 		t.Errorf("Launch: %v, want %s", err, run.JobDeleted)
 	}
 	if err := syscall.Kill(statusOf(t, two, job).Session, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the job is swept away", func() bool {
-		if err := two.sweep(patient(t), time.Now()); err != nil {
+	wait.Until(t, "the job to be swept away", func() bool {
+		if err := two.sweep(wait.Context(t, "a sweep"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		return gone(t, two.folder(job.Name))
@@ -115,17 +122,18 @@ func TestAFolderRemovedByHand(t *testing.T) {
 	job := launch(t, launcher, script("echo ready; sleep 600"))
 	printed(t, launcher, job, "ready")
 	session := statusOf(t, launcher, job).Session
-	done := make(chan run.Observation)
+	done := make(chan run.Observation, 1)
 	running := make(chan struct{})
+	ctx := wait.Context(t, "the job's end")
 	go func() {
-		final, err := launcher.Follow(patient(t), job, func(run.Observation) { close(running) })
+		final, err := launcher.Follow(ctx, job, func(run.Observation) { close(running) })
 		if err != nil {
 			t.Errorf("Follow: %v", err)
 		}
 		done <- final
 	}()
-	<-running
-	eventually(t, "the follower waits", func() bool {
+	wait.Closed(t, "the job to be seen running", running)
+	wait.Until(t, "the follower to wait", func() bool {
 		launcher.mu.Lock()
 		defer launcher.mu.Unlock()
 		return launcher.ends[job.UID] != nil
@@ -133,13 +141,13 @@ func TestAFolderRemovedByHand(t *testing.T) {
 	if err := os.RemoveAll(string(launcher.folder(job.Name))); err != nil {
 		t.Fatal(err)
 	}
-	if err := launcher.Delete(patient(t), job); err != nil {
+	if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 		t.Errorf("Delete: %v", err)
 	}
 	if err := syscall.Kill(session, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	want(t, <-done, run.Failed, run.JobDeleted)
+	want(t, wait.Receive(t, "end of the job", done), run.Failed, run.JobDeleted)
 }
 
 func TestNamesLeadNowhereElse(t *testing.T) {
@@ -152,7 +160,7 @@ func TestNamesLeadNowhereElse(t *testing.T) {
 	}
 	for _, name := range []string{"", ".", "..", "../../precious", precious, "a/b"} {
 		job := run.Job{Namespace: namespace, Name: name}
-		if err := launcher.Delete(patient(t), job); err != nil {
+		if err := launcher.Delete(wait.Context(t, "the job to be deleted"), job); err != nil {
 			t.Errorf("Delete of %q: %v", name, err)
 		}
 		want(t, follow(t, launcher, job), run.Failed, run.JobDeleted)
@@ -181,7 +189,7 @@ func TestDamagedFilesAreNoEndlessWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, follow(t, launcher, job), run.Failed, run.JobDeleted)
-	if _, _, err := launcher.Launch(patient(t), script("exit 0")); err == nil || !strings.Contains(err.Error(), specFile) {
+	if _, _, err := launcher.Launch(wait.Context(t, "the launch"), script("exit 0")); err == nil || !strings.Contains(err.Error(), specFile) {
 		t.Errorf("Launch: %v, want the damaged file named", err)
 	}
 	if err := os.WriteFile(f.file(specFile), intact, 0o600); err != nil {
@@ -196,14 +204,16 @@ func TestALockIsWaitedForAsLongAsTheContextLasts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// However late that is, the lock is held until then.
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if _, err := lockFile(short, path); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("lockFile: %v, want the context's error", err)
 	}
-	got := make(chan error)
+	got := make(chan error, 1)
+	ctx := wait.Context(t, "the lock")
 	go func() {
-		file, err := lockFile(patient(t), path)
+		file, err := lockFile(ctx, path)
 		if err == nil {
 			err = file.Close()
 		}
@@ -212,7 +222,7 @@ func TestALockIsWaitedForAsLongAsTheContextLasts(t *testing.T) {
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-got; err != nil {
+	if err := wait.Receive(t, "lock", got); err != nil {
 		t.Errorf("lockFile: %v", err)
 	}
 }
@@ -228,7 +238,7 @@ func TestSweepingRemovesWhatIsOldAndNothingElse(t *testing.T) {
 	if err := syscall.Kill(statusOf(t, launcher, orphan).Session, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the orphan's supervisor is gone", func() bool {
+	wait.Until(t, "the orphan's supervisor to go", func() bool {
 		alive, err := launcher.folder(orphan.Name).alive()
 		return err == nil && !alive
 	})
@@ -242,7 +252,7 @@ func TestSweepingRemovesWhatIsOldAndNothingElse(t *testing.T) {
 
 	sweep := func(now time.Time, remain, go_ []folder) {
 		t.Helper()
-		if err := launcher.sweep(patient(t), now); err != nil {
+		if err := launcher.sweep(wait.Context(t, "a sweep"), now); err != nil {
 			t.Fatalf("sweep: %v", err)
 		}
 		for _, f := range remain {
@@ -272,11 +282,11 @@ func TestRunSweepsAndEndsWithItsContext(t *testing.T) {
 	launcher := newLauncher(t, t.TempDir(), func(settings *Settings) { settings.TTL = time.Nanosecond })
 	job, _ := ends(t, launcher, script("exit 0"))
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- launcher.Run(ctx) }()
-	eventually(t, "the finished job is removed", func() bool { return gone(t, launcher.folder(job.Name)) })
+	wait.Until(t, "the finished job to be removed", func() bool { return gone(t, launcher.folder(job.Name)) })
 	cancel()
-	if err := <-done; err != nil {
+	if err := wait.Receive(t, "end of Run", done); err != nil {
 		t.Errorf("Run: %v", err)
 	}
 }

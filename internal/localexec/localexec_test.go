@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	case sessionLeaver:
 		leaveSession()
 	default:
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(wait.Goroutines(m))
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestStateOf(t *testing.T) {
@@ -40,15 +40,12 @@ func TestWhatTheProcessesOfAJobHold(t *testing.T) {
 	now := statusOf(t, launcher, job)
 	// A program that is being loaded has its libraries open for a moment; what was
 	// inherited stays.
-	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
-		open := descriptorsOf(t, now.Group)
-		if slices.Equal(open, []string{"0", "1", "2"}) {
-			break
+	wait.Success(t, "the command to have descriptors 0, 1 and 2", func() error {
+		if open := descriptorsOf(t, now.Group); !slices.Equal(open, []string{"0", "1", "2"}) {
+			return fmt.Errorf("it has %v", open)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the command has descriptors %v, want 0, 1 and 2", open)
-		}
-	}
+		return nil
+	})
 	environ, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(now.Session), "environ"))
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logread"
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 var first = logevent.Log{Run: "r1", Attempt: 1, Pod: "p1", Container: "run"}
@@ -70,12 +71,11 @@ func answering(t *testing.T, source logask.Source) *logask.Archive {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	archive := logask.New(conn)
-	for { // until it has subscribed
+	wait.Until(t, "somebody to answer", func() bool {
 		_, err := archive.Logs(t.Context(), "r1")
-		if !errors.Is(err, logask.ErrNobody) {
-			return archive
-		}
-	}
+		return !errors.Is(err, logask.ErrNobody)
+	})
+	return archive
 }
 
 func lines(texts ...string) (all []logevent.Line) {
@@ -86,6 +86,7 @@ func lines(texts ...string) (all []logevent.Line) {
 }
 
 func TestALogComesAsItIs(t *testing.T) {
+	t.Parallel()
 	want := lines("plain", "", "\x00\x1b[1m control", "not \xff UTF-8", "snö")
 	want[1].Flags, want[4].Flags = logevent.Gap, logevent.Partial|logevent.Unended
 	archive := answering(t, held{lines: map[logevent.Log][]logevent.Line{first: want}})
@@ -102,6 +103,7 @@ func TestALogComesAsItIs(t *testing.T) {
 }
 
 func TestALogThatIsLargerThanAnAnswerComesWhole(t *testing.T) {
+	t.Parallel()
 	var texts []string
 	for i := range 6000 { // about two answers
 		texts = append(texts, fmt.Sprintf("%d %s", i, strings.Repeat("x", 1000)))
@@ -120,6 +122,7 @@ func TestALogThatIsLargerThanAnAnswerComesWhole(t *testing.T) {
 }
 
 func TestOnlyWhatIsWantedComes(t *testing.T) {
+	t.Parallel()
 	other := logevent.Log{Run: "r1", Attempt: 2, Pod: "p2", Container: "run"}
 	archive := answering(t, held{lines: map[logevent.Log][]logevent.Line{first: lines("a", "b", "c"), other: lines("x")}})
 	logs, err := archive.Logs(t.Context(), "r1")
@@ -134,6 +137,7 @@ func TestOnlyWhatIsWantedComes(t *testing.T) {
 }
 
 func TestTheEndOfALogIsReadWithoutTheRest(t *testing.T) {
+	t.Parallel()
 	empty := logevent.Log{Run: "r1", Attempt: 1, Pod: "p1", Container: "init"}
 	archive := answering(t, held{lines: map[logevent.Log][]logevent.Line{first: lines("a", "b", "c"), empty: nil}})
 	if last, err := archive.Last(t.Context(), first); err != nil || last != 3 {
@@ -155,6 +159,7 @@ func TestTheEndOfALogIsReadWithoutTheRest(t *testing.T) {
 }
 
 func TestWhatGoesWrongIsTold(t *testing.T) {
+	t.Parallel()
 	archive := answering(t, held{lines: map[logevent.Log][]logevent.Line{first: lines("a")}, err: errors.New("the bucket is on fire")})
 	if _, _, err := archive.Read(t.Context(), first, 1, func(logevent.Line) bool { return true }); err == nil || !strings.Contains(err.Error(), "on fire") {
 		t.Errorf("got %v", err)
@@ -165,25 +170,25 @@ func TestWhatGoesWrongIsTold(t *testing.T) {
 }
 
 func TestARequestThatIsNoneIsAnswered(t *testing.T) {
+	t.Parallel()
 	conn, _ := natstest.Start(t)
 	if _, err := logask.New(conn).Logs(t.Context(), "r1"); !errors.Is(err, logask.ErrNobody) {
 		t.Errorf("without anybody there: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- logask.Answer(ctx, conn, held{}, zerolog.Nop()) }()
-	for {
-		reply, err := conn.Request(logask.Subjects+"r1", []byte("{"), 5*time.Second)
-		if errors.Is(err, nats.ErrNoResponders) {
-			continue
-		}
-		if err != nil || reply.Header.Get(logask.EndHeader) == "" || !strings.Contains(string(reply.Data), "not JSON") {
-			t.Errorf("%v, %v", reply, err)
-		}
-		break
+	var reply *nats.Msg
+	patient := wait.Context(t, "an answer")
+	wait.Success(t, "an answer", func() (err error) {
+		reply, err = conn.RequestWithContext(patient, logask.Subjects+"r1", []byte("{"))
+		return err
+	})
+	if reply.Header.Get(logask.EndHeader) == "" || !strings.Contains(string(reply.Data), "not JSON") {
+		t.Errorf("the answer is %v", reply)
 	}
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := wait.Receive(t, "end of answering", done); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/retry"
 	"github.com/ropewalk/ropewalk/internal/ship"
 	"github.com/ropewalk/ropewalk/internal/sinktest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 var errDead = errors.New("the shipper is dead")
@@ -167,7 +168,6 @@ func dieBeforeEach(t *testing.T, settings *config.Config, read func(t *testing.T
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, js, settings, sink, metrics.New("test"), zerolog.Nop()) }()
 	for before := range deathSteps {
-		t.Logf("before step %d", before)
 		awaitClean(t, js, before)
 	}
 	cancel()
@@ -225,9 +225,7 @@ func shipUntil(t *testing.T, stream *logstream.Stream, log logevent.Log, sink sh
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	return shipper.Run(ctx, mortalSource{source{reader}, doomed})
+	return shipper.Run(wait.Context(t, "the shipper to die"), mortalSource{source{reader}, doomed})
 }
 
 // awaitClean waits until a partition holds nothing but the ends of two logs, and
@@ -239,7 +237,7 @@ func awaitClean(t *testing.T, js jetstream.JetStream, partition int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; {
+	wait.Success(t, fmt.Sprintf("nothing but two ends to be left in partition %d", partition), func() error {
 		state, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(subjects))
 		if err != nil {
 			t.Fatal(err)
@@ -256,12 +254,9 @@ func awaitClean(t *testing.T, js jetstream.JetStream, partition int) {
 		if err == nil {
 			info = *consumer.CachedInfo()
 		}
-		if err == nil && left == 2 && info.NumPending == 0 && info.NumAckPending == 0 {
-			return
+		if err != nil || left != 2 || info.NumPending != 0 || info.NumAckPending != 0 {
+			return fmt.Errorf("%d messages are left, %d of them are to come, %d to be confirmed", left, info.NumPending, info.NumAckPending)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d messages are left, %d of them are to come, %d to be confirmed", left, info.NumPending, info.NumAckPending)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
+		return nil
+	})
 }

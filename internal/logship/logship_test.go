@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/config"
 	"github.com/ropewalk/ropewalk/internal/gcplogtest"
@@ -22,12 +21,10 @@ import (
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/ship"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
-}
+func TestMain(m *testing.M) { natstest.VerifyTestMain(m) }
 
 var log = logevent.Log{Queue: "default", Run: "r1", Attempt: 1, Pod: "run-r1-1-abcde", Container: "run"}
 
@@ -82,12 +79,12 @@ func TestCloudLoggingGetsEachLineOverATakeover(t *testing.T) {
 		}
 	}
 	await := func(n int) {
-		for deadline := time.Now().Add(time.Minute); len(server.Entries()) < n; {
-			if time.Now().After(deadline) {
-				t.Fatalf("there are %d entries of %d", len(server.Entries()), n)
+		wait.Success(t, fmt.Sprintf("%d entries", n), func() error {
+			if there := len(server.Entries()); there < n {
+				return fmt.Errorf("there are %d", there)
 			}
-			<-time.After(20 * time.Millisecond)
-		}
+			return nil
+		})
 	}
 	stop := shipping()
 	publish(10, false)
@@ -205,11 +202,7 @@ func TestShippersThatStartTogetherShareTheLoad(t *testing.T) {
 		})
 	}
 	for range logs {
-		select {
-		case <-both:
-		case <-time.After(30 * time.Second):
-			t.Fatal("not all logs are shipped")
-		}
+		wait.Receive(t, "end of one more log", both)
 	}
 	t.Logf("%d and %d", counts[0].Load(), counts[1].Load())
 	if counts[0].Load() == 0 || counts[1].Load() == 0 {

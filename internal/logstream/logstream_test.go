@@ -1,7 +1,6 @@
 package logstream_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,12 +14,10 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/natstest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
-}
+func TestMain(m *testing.M) { natstest.VerifyTestMain(m) }
 
 var log = logevent.Log{Queue: "default", Run: "r1", Attempt: 1, Pod: "run-r1-1-abcde", Container: "run"}
 
@@ -43,18 +40,21 @@ func batch(first uint64, texts ...string) logevent.Batch {
 }
 
 func TestAFollowerGoesOnFromTheLastMessage(t *testing.T) {
+	t.Parallel()
 	stream, _ := create(t, -1)
 	place, err := stream.Place(t.Context(), log)
 	if err != nil || place != (logevent.Place{Next: 1}) {
 		t.Fatalf("a new log is at %+v, %v", place, err)
 	}
+	before := time.Now()
 	version, err := stream.Publish(t.Context(), log, batch(1, "a", "b").Encode(), 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}
+	after := time.Now()
 	place, err = stream.Place(t.Context(), log)
-	if age := time.Since(place.At); age < 0 || age > time.Minute {
-		t.Errorf("its last batch came at %s", place.At)
+	if place.At.Before(before) || place.At.After(after) {
+		t.Errorf("its last batch came at %s; want from %s to %s", place.At, before, after)
 	}
 	if want := (logevent.Place{Version: version, Next: 3, Reached: batch(1).Reached, At: place.At}); err != nil || place != want {
 		t.Errorf("the log is at %+v, %v; want %+v", place, err, want)
@@ -62,6 +62,7 @@ func TestAFollowerGoesOnFromTheLastMessage(t *testing.T) {
 }
 
 func TestOfTwoFollowersOnlyOneWrites(t *testing.T) {
+	t.Parallel()
 	stream, _ := create(t, -1)
 	one, two := batch(1, "a"), batch(1, "a", "b")
 	version, err := stream.Publish(t.Context(), log, one.Encode(), 0, false)
@@ -78,6 +79,7 @@ func TestOfTwoFollowersOnlyOneWrites(t *testing.T) {
 }
 
 func TestAFullStreamRefusesAndKeeps(t *testing.T) {
+	t.Parallel()
 	stream, js := create(t, 64<<10)
 	version, next := uint64(0), uint64(1)
 	for {
@@ -109,6 +111,7 @@ func TestAFullStreamRefusesAndKeeps(t *testing.T) {
 }
 
 func TestAReaderSeesWhatIsThereAndWhatComes(t *testing.T) {
+	t.Parallel()
 	stream, _ := create(t, -1)
 	version, err := stream.Publish(t.Context(), log, batch(1, "a").Encode(), 0, false)
 	if err != nil {
@@ -135,6 +138,7 @@ func TestAReaderSeesWhatIsThereAndWhatComes(t *testing.T) {
 }
 
 func TestTheEndIsRememberedForItsTime(t *testing.T) {
+	t.Parallel()
 	stream, js := create(t, -1)
 	end := logevent.Batch{First: 1, End: true}
 	if _, err := stream.Publish(t.Context(), log, end.Encode(), 0, true); err != nil {
@@ -158,6 +162,7 @@ func TestTheEndIsRememberedForItsTime(t *testing.T) {
 }
 
 func TestALogThatNobodyEndedIsFound(t *testing.T) {
+	t.Parallel()
 	stream, js := create(t, 1<<20)
 	unended := func(quiet time.Duration) (found []string, err error) {
 		err = stream.Unended(t.Context(), quiet, func(log logevent.Log) { found = append(found, log.Run) })
@@ -198,6 +203,7 @@ func TestALogThatNobodyEndedIsFound(t *testing.T) {
 // Each batch names the one before it, and what was confirmed is known to
 // whoever reads the partition next.
 func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
+	t.Parallel()
 	stream, _ := create(t, -1)
 	versions := []uint64{0}
 	for first := uint64(1); first <= 3; first++ {
@@ -214,16 +220,13 @@ func TestAPartitionKnowsWhatWasConfirmed(t *testing.T) {
 	defer reader.Close()
 	confirmed := func(version uint64, want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		wait.Success(t, fmt.Sprintf("batch %d to be confirmed: %v", version, want), func() error {
 			got, err := reader.Confirmed(t.Context(), version)
-			if err == nil && got == want {
-				return
+			if err == nil && got != want {
+				err = fmt.Errorf("it is confirmed: %v", got)
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("batch %d is confirmed: %v, %v; want %v", version, got, err, want)
-			}
-			<-time.After(10 * time.Millisecond)
-		}
+			return err
+		})
 	}
 	var deliveries []logstream.Delivery
 	for i := range 3 {
@@ -256,6 +259,7 @@ func noStrays(t *testing.T) func(string, error) {
 // What does not belong on the stream hinders neither those who ship nor those
 // who read.
 func TestStraysAreCountedAndPassedOver(t *testing.T) {
+	t.Parallel()
 	stream, js := create(t, -1)
 	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
 	if err != nil {
@@ -323,6 +327,7 @@ func TestStraysAreCountedAndPassedOver(t *testing.T) {
 
 // What cannot be kept yet comes again, and holds nothing up meanwhile.
 func TestWhatIsGivenBackComesAgain(t *testing.T) {
+	t.Parallel()
 	stream, _ := create(t, -1)
 	version, err := stream.Publish(t.Context(), log, batch(1, "x").Encode(), 0, false)
 	if err != nil {
@@ -349,7 +354,8 @@ func TestWhatIsGivenBackComesAgain(t *testing.T) {
 }
 
 // A shipper that has lost a partition, to another one or with its consumer,
-// leaves nothing running once it gives it up.
+// leaves nothing running once it gives it up. Goroutines of other tests would be
+// in the way here, so that this one is not parallel.
 func TestALostPartitionLeavesNothingRunning(t *testing.T) {
 	stream, js := create(t, -1)
 	partition := logstream.Partition(log.Run)
@@ -380,11 +386,10 @@ func TestALostPartitionLeavesNothingRunning(t *testing.T) {
 	if err := handle.DeleteConsumer(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := wait.Context(t, "the reader to find that its consumer is gone")
 	if _, err := second.Next(ctx); err == nil || ctx.Err() != nil {
 		t.Errorf("without a consumer: %v", err)
 	}
 	second.Close()
-	goleak.VerifyNone(t, running)
+	wait.Success(t, "everything that the readers started to end", func() error { return goleak.Find(running) })
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
@@ -121,6 +122,16 @@ func Serve(dir string) (url string, stop func(), err error) {
 		return "", nil, errors.New("nats-server does not start")
 	}
 	return natsServer.ClientURL(), stop, nil
+}
+
+// VerifyTestMain runs a package's tests and fails if they leave goroutines behind,
+// but for what a server does in the background, which outlives its shutdown.
+func VerifyTestMain(m *testing.M) {
+	ignored := []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+	}
+	goleak.VerifyTestMain(wait.Goroutines(m, ignored...), ignored...)
 }
 
 // freeAddresses returns addresses that nobody listens on. All are taken before

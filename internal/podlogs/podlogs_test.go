@@ -21,10 +21,11 @@ import (
 	"github.com/ropewalk/ropewalk/internal/podlogs"
 	"github.com/ropewalk/ropewalk/internal/podlogs/podlogtest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(wait.Goroutines(m)) }
 
 // stream keeps the batches of one log.
 type stream struct {
@@ -147,19 +148,16 @@ func (s *scene) end() {
 // await waits until the stream has a text, and its end if it shall have one.
 func (s *scene) await(t *testing.T, want string, end bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		got, ended := s.stream.text()
-		if got == want && ended == end {
-			return
+	wait.Success(t, fmt.Sprintf("the stream to have %.300q, ended %v", want, end), func() error {
+		if got, ended := s.stream.text(); got != want || ended != end {
+			return fmt.Errorf("it has %.300q, ended %v", got, ended)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the stream has %.300q, ended %v; want %.300q", got, ended, want)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func TestLinesOfOneTimeSurviveAdoptionAtEveryLine(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, time.Minute)
 	at := time.Now().Truncate(time.Second)
 	var want strings.Builder
@@ -183,7 +181,10 @@ func TestLinesOfOneTimeSurviveAdoptionAtEveryLine(t *testing.T) {
 }
 
 func TestAReadingThatHasGoneSilentIsReplaced(t *testing.T) {
-	s := newScene(t, 300*time.Millisecond)
+	t.Parallel()
+	// An answer that comes later than that makes the next reading wait for
+	// longer, up to eight times as long.
+	s := newScene(t, time.Second)
 	defer s.follow()()
 	s.log.Write(time.Now(), "one\n")
 	s.await(t, "one\n", false)
@@ -199,6 +200,7 @@ func TestAReadingThatHasGoneSilentIsReplaced(t *testing.T) {
 }
 
 func TestRotationBehindOurBackIsAGap(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, time.Minute)
 	at := time.Now().Add(-time.Minute)
 	s.log.Write(at, "one\n")
@@ -215,6 +217,7 @@ func TestRotationBehindOurBackIsAGap(t *testing.T) {
 }
 
 func TestAPodThatIsRemovedBeforeItsEndWasSeenIsAGap(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, time.Minute)
 	defer s.follow()()
 	s.log.Write(time.Now(), "one\n")
@@ -242,6 +245,7 @@ func (c *counted) PodsOf(job run.Job) []*corev1.Pod {
 }
 
 func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
+	t.Parallel()
 	for says, c := range map[string]struct {
 		succeeded, failed int
 		ended, lags       bool
@@ -276,22 +280,12 @@ func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
 			all.Go(func() {
 				ended <- pods.Logs(ctx, run.Job{Namespace: namespace, Name: "job", UID: "job"}, over, func(c *podlogs.Container) { found <- c })
 			})
-			select {
-			case container := <-found:
-				if container.Log().Pod != "job-pod" {
-					t.Errorf("found %+v", container.Log())
-				}
-			case <-time.After(20 * time.Second):
-				t.Fatal("its container was not found")
+			if container := wait.Receive(t, "container", found); container.Log().Pod != "job-pod" {
+				t.Errorf("found %+v", container.Log())
 			}
 			api.Set(rig.LogPod(namespace, "r", "job", true))
-			select {
-			case err := <-ended:
-				if err != nil {
-					t.Error(err)
-				}
-			case <-time.After(20 * time.Second):
-				t.Fatal("the Job's logs have no end")
+			if err := wait.Receive(t, "end of the Job's logs", ended); err != nil {
+				t.Error(err)
 			}
 			if asked := api.Listed() > before; asked != c.asked {
 				t.Errorf("the cluster was asked: %v, want %v", asked, c.asked)
@@ -301,6 +295,7 @@ func TestTheClusterIsAskedForPodsOnlyWhereTheWatchLags(t *testing.T) {
 }
 
 func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, time.Minute)
 	hash := strings.Repeat("0123456789", 7)[:63]
 	pod := rig.LogPod(namespace, "", "build", false)
@@ -322,12 +317,7 @@ func TestBuildersHaveLogsOfTheirOwn(t *testing.T) {
 		_ = pods.Logs(ctx, run.Job{Namespace: namespace, Name: "build", UID: "build"}, make(chan struct{}), func(c *podlogs.Container) { found <- c.Log() })
 	})
 	want := logevent.Log{Queue: "builds", Run: "_build-" + hash[:40], Attempt: 1, Pod: "build-pod", Container: "run"}
-	select {
-	case got := <-found:
-		if got != want {
-			t.Errorf("%+v; want %+v", got, want)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("the builder's container was not found")
+	if got := wait.Receive(t, "container of the builder", found); got != want {
+		t.Errorf("%+v; want %+v", got, want)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
@@ -25,9 +24,7 @@ func TestMain(m *testing.M) {
 	if err := wait.Together(8); err != nil { // they wait for the clock of a server most of the time
 		panic(err)
 	}
-	// The server's own background work outlives its shutdown for a moment.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+	natstest.VerifyTestMain(m)
 }
 
 // handlerFunc is a [Handler] made of a function.

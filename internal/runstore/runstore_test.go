@@ -8,18 +8,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
 	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
-func TestMain(m *testing.M) {
-	// The server's own background work outlives its shutdown for a moment.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
-}
+func TestMain(m *testing.M) { natstest.VerifyTestMain(m) }
 
 func open(t *testing.T, config Config) (*Store, jetstream.JetStream) {
 	t.Helper()

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"maps"
@@ -12,11 +11,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -184,11 +183,7 @@ func TestCommandsInPagesAreReal(t *testing.T) {
 
 // What can be run is run, block by block, as it stands.
 func TestCommandsInPagesRun(t *testing.T) {
-	dir := t.TempDir()
-	program := filepath.Join(dir, "dispatcher")
-	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
-		t.Fatal(err)
-	}
+	archive := filepath.Join(t.TempDir(), "logs")
 	// What pages take for granted: a request in a file, and a variable.
 	folder := t.TempDir()
 	if err := os.WriteFile(filepath.Join(folder, "request.yaml"), []byte("version: 1\ncommand: [echo, hello]\n"), 0o600); err != nil {
@@ -201,13 +196,11 @@ func TestCommandsInPagesRun(t *testing.T) {
 		}
 		ran++
 		t.Run(filepath.Base(b.page), func(t *testing.T) {
-			url := startDev(t, program)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", b.text)
+			url := startDev(t, archive)
+			command := exec.CommandContext(wait.Context(t, "the page's commands to end"), "bash", "-euo", "pipefail", "-c", b.text)
 			command.Dir = folder
 			command.Env = []string{
-				"PATH=" + dir + ":" + os.Getenv("PATH"), "ROPEWALK_NATS_URL=" + url, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(dir, "logs"),
+				"PATH=" + programs + ":" + os.Getenv("PATH"), "ROPEWALK_NATS_URL=" + url, "ROPEWALK_LOG_ARCHIVE=file://" + archive,
 				"TOKEN=of the reader's own",
 			}
 			if text, err := command.CombinedOutput(); err != nil {
@@ -220,21 +213,27 @@ func TestCommandsInPagesRun(t *testing.T) {
 	}
 }
 
-// startDev runs `dispatcher dev` and returns where its NATS server is.
-func startDev(t *testing.T, program string) string {
+// startDev runs `dispatcher dev`, which keeps its logs in the folder archive, and
+// returns where its NATS server is.
+func startDev(t *testing.T, archive string) string {
 	t.Helper()
 	dir := t.TempDir()
 	nats, http := freeAddress(t), freeAddress(t)
-	environment := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "ROPEWALK_HTTP_ADDR=" + http, "ROPEWALK_LOG_ARCHIVE=file://" + filepath.Join(filepath.Dir(program), "logs")}
+	environment := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "ROPEWALK_HTTP_ADDR=" + http, "ROPEWALK_LOG_ARCHIVE=file://" + archive}
+	program := dispatcher(t)
 	process, err := rig.Start(program, []string{"dev", "--nats-addr", nats, "--data", filepath.Join(dir, "data")}, environment, filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(process.Kill)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	err = rig.Poll(ctx, 20*time.Millisecond, func() error {
-		command := exec.CommandContext(ctx, program, "ready")
+	wait.Success(t, "dispatcher dev to be ready", func() error {
+		select {
+		case <-process.Done():
+			text, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Fatalf("dispatcher dev has ended:\n%s", text)
+		default:
+		}
+		command := exec.CommandContext(t.Context(), program, "ready")
 		command.Env = []string{"ROPEWALK_HTTP_ADDR=" + http}
 		text, err := command.CombinedOutput()
 		if err != nil {
@@ -242,19 +241,12 @@ func startDev(t *testing.T, program string) string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return "nats://" + nats
 }
 
 // What is not backed up is gone: the page names all that Ropewalk keeps in NATS.
 func TestBackupNamesAllThatIsKept(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "dispatcher")
-	if err := rig.Build(t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
-		t.Fatal(err)
-	}
-	connection, err := nats.Connect(startDev(t, program))
+	connection, err := nats.Connect(startDev(t, filepath.Join(t.TempDir(), "logs")))
 	if err != nil {
 		t.Fatal(err)
 	}

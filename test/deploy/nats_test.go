@@ -23,6 +23,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logstream"
 	"github.com/ropewalk/ropewalk/internal/metrics"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -32,17 +33,22 @@ import (
 func TestNATSPermissions(t *testing.T) {
 	c := startNATS(t)
 	log := c.serve()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	t.Run("streams have three replicas", func(t *testing.T) { c.replicated(ctx, t) })
-	t.Run("a server submits, follows and cancels in its queue", func(t *testing.T) { c.serverWorks(ctx, t) })
-	t.Run("an operator uses every command", func(t *testing.T) { c.operatorWorks(ctx, t) })
-	t.Run("logs are written, archived and read", func(t *testing.T) { c.logsWork(ctx, t) })
-	t.Run("a reader looks", func(t *testing.T) { c.readerWorks(ctx, t) })
-	t.Run("nobody does what is another's", c.refuses)
-	t.Run("a ZenML server keeps its notes on three servers", func(t *testing.T) { c.zenmlWorks(ctx, t) })
-	t.Run("a server reaches no queue but its own", func(t *testing.T) { c.serverStaysInside(ctx, t) })
-	t.Run("strangers stay outside", c.strangers)
+	for _, part := range []struct {
+		sentence string
+		check    func(context.Context, *testing.T)
+	}{
+		{"streams have three replicas", c.replicated},
+		{"a server submits, follows and cancels in its queue", c.serverWorks},
+		{"an operator uses every command", c.operatorWorks},
+		{"logs are written, archived and read", c.logsWork},
+		{"a reader looks", c.readerWorks},
+		{"nobody does what is another's", c.refuses},
+		{"a ZenML server keeps its notes on three servers", c.zenmlWorks},
+		{"a server reaches no queue but its own", c.serverStaysInside},
+		{"strangers stay outside", c.strangers},
+	} {
+		t.Run(part.sentence, func(t *testing.T) { part.check(wait.Context(t, "what this role does"), t) })
+	}
 	text, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
@@ -56,21 +62,15 @@ func TestNATSPermissions(t *testing.T) {
 func (c *natsCluster) serve() string {
 	c.t.Helper()
 	dir := c.t.TempDir()
-	program := filepath.Join(dir, "dispatcher")
-	if err := rig.Build(c.t.Context(), program, "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
-		c.t.Fatal(err)
-	}
 	log := filepath.Join(dir, "log")
-	dispatcher, err := rig.Serve(program, c.settings("dispatcher").With(rig.Settings{
+	process, err := rig.Serve(dispatcher(c.t), c.settings("dispatcher").With(rig.Settings{
 		"ROPEWALK_LAUNCHER": "local", "ROPEWALK_DATA_DIR": dir, "ROPEWALK_LOG_FORMAT": "json", "ROPEWALK_QUEUES": "other=2",
 	}), log)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(dispatcher.Kill)
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
-	defer cancel()
-	if err := dispatcher.Ready(ctx); err != nil {
+	c.t.Cleanup(process.Kill)
+	if err := process.Ready(wait.Context(c.t, "the dispatcher to be ready")); err != nil {
 		text, _ := os.ReadFile(log)
 		c.t.Fatalf("%v\n%s", err, text)
 	}
@@ -105,17 +105,14 @@ func (c *natsCluster) serverWorks(ctx context.Context, t *testing.T) {
 	if over, err := own.Wait(ctx, "fails"); err != nil || over.Reason != run.AppError {
 		t.Errorf("%s, %v", over.Reason, err)
 	}
-	if _, _, err := own.Submit(ctx, shell("long", "sleep 600")); err != nil {
+	if _, _, err := own.Submit(ctx, shell("long", "sleep 3600")); err != nil {
 		t.Fatal(err)
 	}
 	// Each server reads out what it has, and one of three may have it last.
-	err := rig.Poll(ctx, 50*time.Millisecond, func() error {
+	wait.Success(t, "the record of the run", func() error {
 		_, err := own.Get(ctx, "long")
 		return err
 	})
-	if err != nil {
-		t.Error(err)
-	}
 	if _, err := own.Cancel(ctx, "long"); err != nil {
 		t.Error(err)
 	}
@@ -161,7 +158,7 @@ func (c *natsCluster) operatorWorks(ctx context.Context, t *testing.T) {
 		_, err := all.Usage(ctx, queue)
 		work("look at queue "+queue.Name, err)
 	}
-	c.operatorSchedules(ctx, all, work)
+	c.operatorSchedules(ctx, t, all, work)
 	_, err = all.PutContext(ctx, []byte("files"))
 	work("store the files of a build", err)
 	if violations := told.take(); violations != nil {
@@ -170,20 +167,20 @@ func (c *natsCluster) operatorWorks(ctx context.Context, t *testing.T) {
 }
 
 // operatorSchedules has a queue and a schedule come, work and go.
-func (c *natsCluster) operatorSchedules(ctx context.Context, all *client.Client, work func(string, error)) {
-	c.t.Helper()
+func (*natsCluster) operatorSchedules(ctx context.Context, t *testing.T, all *client.Client, work func(string, error)) {
+	t.Helper()
 	work("create a queue", all.CreateQueue(ctx, client.Queue{Name: "passing", Concurrency: 1}))
 	soon := time.Now().Add(time.Second)
 	_, err := all.CreateSchedule(ctx, client.Schedule{Name: "once", At: &soon, Request: client.Request{Queue: "passing", Command: []string{"true"}}})
 	work("create a schedule", err)
 	var id string
-	work("await its run", rig.Poll(ctx, 100*time.Millisecond, func() error {
+	wait.Success(t, "the schedule's run", func() error {
 		schedule, err := all.Schedule(ctx, "once")
 		if id = schedule.Run; err == nil && id == "" {
 			err = errors.New("it has not begun")
 		}
 		return err
-	}))
+	})
 	_, err = all.Wait(ctx, id)
 	work("wait for its run", err)
 	_, err = all.Schedules(ctx)
@@ -193,7 +190,7 @@ func (c *natsCluster) operatorSchedules(ctx context.Context, all *client.Client,
 	work("delete the schedule", all.DeleteSchedule(ctx, "once"))
 	_, err = all.UpdateQueue(ctx, "passing", false, func(queue *client.Queue) error { queue.Draining = true; return nil })
 	work("drain the queue", err)
-	work("delete the queue", rig.Poll(ctx, 100*time.Millisecond, func() error { return all.DeleteQueue(ctx, "passing") }))
+	wait.Success(t, "the queue to be deleted", func() error { return all.DeleteQueue(ctx, "passing") })
 }
 
 func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {
@@ -234,19 +231,20 @@ func (c *natsCluster) logsWork(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	shipper, stop := context.WithCancel(ctx)
+	defer stop()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- logship.Run(shipper, shipping, settings, kept, metrics.New("test"), zerolog.New(io.Discard))
 	}()
-	err = rig.Poll(ctx, 50*time.Millisecond, func() error {
+	wait.Success(t, "the log to be archived to its end", func() error {
 		_, over, err := kept.Reached(ctx, log)
 		if err == nil && !over {
-			err = errors.New("the log is not archived to its end")
+			err = errors.New("it is not")
 		}
 		return err
 	})
 	stop()
-	if err := errors.Join(err, <-ended); err != nil {
+	if err := wait.Receive(t, "end of the shipper", ended); err != nil {
 		t.Error(err)
 	}
 	if violations := append(told.take(), toldShipper.take()...); violations != nil {
@@ -287,7 +285,7 @@ func (c *natsCluster) readerWorks(ctx context.Context, t *testing.T) {
 
 // refuses publishes to and listens on what each must not. The server says no to
 // each of them by name.
-func (c *natsCluster) refuses(t *testing.T) {
+func (c *natsCluster) refuses(_ context.Context, t *testing.T) {
 	deleting := []string{"$JS.API.STREAM.DELETE.RUNS", "$JS.API.STREAM.DELETE.KV_ropewalk-runs", "$JS.API.STREAM.DELETE.RUN_LOGS", "$JS.API.STREAM.PURGE.KV_ropewalk-runs"}
 	making := []string{"$JS.API.STREAM.CREATE.MINE", "$JS.API.STREAM.UPDATE.RUN_LOGS"}
 	writing := []string{"$KV.ropewalk-runs.default.x", "$KV.ropewalk-secrets.default.x", "ropewalk.index.default.x", "ropewalk.logs.00.default.x.1.p.c"}
@@ -325,10 +323,7 @@ func (c *natsCluster) refuses(t *testing.T) {
 			if err := conn.Publish(subject, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := conn.Flush(); err != nil {
-				t.Fatal(err)
-			}
-			if !refusedFor(t, told, subject) {
+			if !isRefused(t, conn, told, subject) {
 				t.Errorf("%s may publish to %s", role, subject)
 			}
 		}
@@ -336,46 +331,81 @@ func (c *natsCluster) refuses(t *testing.T) {
 			if _, err := conn.Subscribe(subject, func(*nats.Msg) {}); err != nil {
 				t.Fatal(err)
 			}
-			if err := conn.Flush(); err != nil {
-				t.Fatal(err)
-			}
-			if !refusedFor(t, told, subject) {
+			if !isRefused(t, conn, told, subject) {
 				t.Errorf("%s may listen to %s", role, subject)
 			}
 		}
 	}
 }
 
-// refusedFor waits until the connection is told that it may not use a subject.
-func refusedFor(t *testing.T, told *violations, subject string) bool {
+// isRefused reports whether the connection was told that it may not use the
+// subject that it has just used. A server tells of what comes on a connection in
+// its order, so that it has said so by the time that it refuses a subject which
+// nobody may use.
+func isRefused(t *testing.T, conn *nats.Conn, told *violations, subject string) (seen bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
-	return rig.Poll(ctx, time.Millisecond, func() error {
+	const nobodys = "nobody.may.use.this"
+	if err := conn.Publish(nobodys, nil); err != nil {
+		t.Fatal(err)
+	}
+	wait.Until(t, "a subject to be refused that nobody may use", func() bool {
+		over := false
 		for _, violation := range told.take() {
-			if strings.Contains(strings.ToLower(violation), strings.ToLower(fmt.Sprintf("violation for publish to %q", subject))) ||
-				strings.Contains(strings.ToLower(violation), strings.ToLower(fmt.Sprintf("violation for subscription to %q", subject))) {
-				return nil
-			}
+			seen = seen || violates(violation, "publish", subject) || violates(violation, "subscription", subject)
+			over = over || violates(violation, "publish", nobodys)
 		}
-		return errors.New("not told yet")
-	}) == nil
+		return over
+	})
+	return seen
+}
+
+func violates(violation, how, subject string) bool {
+	return strings.Contains(strings.ToLower(violation), strings.ToLower(fmt.Sprintf("violation for %s to %q", how, subject)))
 }
 
 func (c *natsCluster) serverStaysInside(ctx context.Context, t *testing.T) {
 	t.Helper()
-	_, js, _ := c.dial("server")
+	_, js, told := c.dial("server")
 	own := client.New(js)
-	short, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if _, _, err := own.Submit(short, client.Request{ID: "intruder", Queue: "other", Command: []string{"true"}}); err == nil {
+	// Nothing answers what is refused: it is waited for until the server has said
+	// no on the side.
+	untilRefused := func(call func(context.Context) error) error {
+		calling, cancel := context.WithCancel(ctx)
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- call(calling) }()
+		var err error
+		wait.Until(t, "an answer, or that the server says no", func() bool {
+			select {
+			case err = <-ended:
+				return true
+			default:
+			}
+			if told.take() == nil {
+				return false
+			}
+			cancel()
+			err = wait.Receive(t, "end of the call", ended)
+			return true
+		})
+		return err
+	}
+	err := untilRefused(func(ctx context.Context) error {
+		_, _, err := own.Submit(ctx, client.Request{ID: "intruder", Queue: "other", Command: []string{"true"}})
+		return err
+	})
+	if err == nil {
 		t.Error("it submitted to another queue")
 	}
 	if _, _, err := own.In("default").Submit(ctx, client.Request{Queue: "other", Command: []string{"true"}}); err == nil || !strings.Contains(err.Error(), "queue default") {
 		t.Errorf("its own client says %v", err)
 	}
-	if record, err := own.In("other").Get(short, "secret"); err == nil {
-		t.Errorf("it read run %s of another queue", record.ID)
+	err = untilRefused(func(ctx context.Context) error {
+		_, err := own.In("other").Get(ctx, "secret")
+		return err
+	})
+	if err == nil {
+		t.Error("it read a run of another queue")
 	}
 	_, operator, _ := c.dial("operator")
 	if _, err := client.New(operator).Get(ctx, "intruder"); !errors.Is(err, client.ErrNotFound) {
@@ -393,14 +423,22 @@ func (c *natsCluster) noSmuggling(ctx context.Context, t *testing.T, js, operato
 	if err != nil {
 		t.Fatal(err)
 	}
-	waiting, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	err = rig.Poll(waiting, 20*time.Millisecond, func() error {
-		_, err := client.New(operator).Get(ctx, "smuggled")
-		return err
+	// The server gives up a consumer that nobody listens to.
+	_, looking, _ := c.dial("dispatcher")
+	wait.Until(t, "the consumer to have delivered, or to be gone", func() bool {
+		consumer, err := looking.PushConsumer(ctx, "KV_ropewalk-runs", "smuggler")
+		return errors.Is(err, jetstream.ErrConsumerNotFound) || err == nil && consumer.CachedInfo().Delivered.Consumer > 0
 	})
-	if err == nil {
-		t.Errorf("a consumer delivered to another queue; the server answered %s", reply.Data)
+	// What came to the other queue would be there before what comes now has ended.
+	all := client.New(operator)
+	if _, _, err := all.Submit(ctx, client.Request{ID: "after", Queue: "other", Command: []string{"true"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := all.Wait(ctx, "after"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := all.Get(ctx, "smuggled"); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("a consumer delivered to another queue: %v; the server answered %s", err, reply.Data)
 	}
 }
 
@@ -409,8 +447,6 @@ func (c *natsCluster) noSmuggling(ctx context.Context, t *testing.T, js, operato
 // durable consumer, and adds lines to a log of its own.
 func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
 	_, js, told := c.dial("zenml")
 	must := func(what string, err error) {
 		t.Helper()
@@ -430,11 +466,7 @@ func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	_, err = notes.Put(ctx, "workload", []byte("[]"))
 	must("note", err)
 	// What it has just made need not answer at once; the plugin tries again.
-	soon := func(what string, try func() error) {
-		t.Helper()
-		must(what, rig.Poll(ctx, 50*time.Millisecond, try))
-	}
-	soon("look up", func() error {
+	wait.Success(t, "the note", func() error {
 		_, err := notes.Get(ctx, "workload")
 		return err
 	})
@@ -446,8 +478,8 @@ func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	})
 	must("follow the records", err)
 	var record jetstream.Msg
-	soon("take a record", func() error {
-		record, err = reporter.Next(jetstream.FetchMaxWait(5 * time.Second))
+	wait.Success(t, "a record", func() error {
+		record, err = reporter.Next(jetstream.FetchContext(ctx))
 		return err
 	})
 	must("settle it", record.DoubleAck(ctx))
@@ -457,7 +489,7 @@ func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	must("open the logs", err)
 	_, err = written.Publish(ctx, line, batch.Encode(), 0, true)
 	must("write a line", err)
-	soon("look up the line", func() error {
+	wait.Success(t, "the line", func() error {
 		place, err := written.Place(ctx, line)
 		if err == nil && place.Next != 2 {
 			err = fmt.Errorf("the log goes on at %d", place.Next)
@@ -469,7 +501,8 @@ func (c *natsCluster) zenmlWorks(ctx context.Context, t *testing.T) {
 	}
 }
 
-func (c *natsCluster) strangers(t *testing.T) {
+func (c *natsCluster) strangers(_ context.Context, t *testing.T) {
+	t.Helper()
 	for name, options := range map[string][]nats.Option{
 		"without a password":    {nats.RootCAs(c.ca)},
 		"with a wrong password": {nats.RootCAs(c.ca), nats.UserInfo("dispatcher", "guess")},

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,6 +28,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/natsconn"
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/run"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -114,9 +114,7 @@ func (v *violations) take() []string {
 // dial connects as our own packages do.
 func (c *natsCluster) dial(role string) (*nats.Conn, jetstream.JetStream, *violations) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
-	defer cancel()
-	conn, js, err := natsconn.Dial(ctx, natsconn.Options{
+	conn, js, err := natsconn.Dial(wait.Context(c.t, "a connection as "+role), natsconn.Options{
 		URL: c.urls, Name: role, User: role, Password: run.Secret(role + "-password"), CAFile: c.ca, Inbox: "_INBOX." + role,
 	}, zerolog.Nop())
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
@@ -34,7 +33,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(closing{m}, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(wait.Goroutines(closing{m}), goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(dir)
 		os.Exit(code)
 	}))
@@ -49,8 +48,9 @@ const together = 4
 type closing struct{ *testing.M }
 
 func (c closing) Run() int {
-	defer parts.cluster.Close()
-	return c.M.Run()
+	code := c.M.Run()
+	parts.cluster.Close()
+	return code
 }
 
 // prepare opens the cluster and builds the programs into a directory that the
@@ -73,16 +73,13 @@ func prepare() (dir string, err error) {
 	parts.logshipper = filepath.Join(dir, "logshipper")
 	parts.natsServer = filepath.Join(dir, "nats-server")
 	parts.helm = filepath.Join(dir, "helm")
-	// Most of a build is linking, which uses one processor.
-	builds, ctx := errgroup.WithContext(context.Background())
-	builds.Go(func() error { return rig.Build(ctx, parts.dispatcher, "github.com/ropewalk/ropewalk/cmd/dispatcher") })
-	builds.Go(func() error {
-		return rig.Build(ctx, parts.faulty, "github.com/ropewalk/ropewalk/cmd/dispatcher", "-tags", "faultpoints")
-	})
-	builds.Go(func() error { return rig.Build(ctx, parts.logshipper, "github.com/ropewalk/ropewalk/cmd/logshipper") })
-	builds.Go(func() error { return rig.Build(ctx, parts.natsServer, "github.com/nats-io/nats-server/v2") })
-	builds.Go(func() error {
-		return rig.BuildTool(ctx, parts.helm, filepath.Join(root, "tools", "helm"), "helm.sh/helm/v4/cmd/helm")
-	})
-	return dir, builds.Wait()
+	ctx := context.Background()
+	err = rig.Build(ctx, dir, "github.com/ropewalk/ropewalk/cmd/dispatcher", "github.com/ropewalk/ropewalk/cmd/logshipper", "github.com/nats-io/nats-server/v2")
+	if err != nil {
+		return "", err
+	}
+	if err := rig.Build(ctx, parts.faulty, "-tags", "faultpoints", "github.com/ropewalk/ropewalk/cmd/dispatcher"); err != nil {
+		return "", err
+	}
+	return dir, rig.BuildTool(ctx, parts.helm, filepath.Join(root, "tools", "helm"), "helm.sh/helm/v4/cmd/helm")
 }

@@ -6,16 +6,20 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 )
 
-// Build compiles a main package of this module, or of one that it requires,
-// into the file out. The go tool's cache makes a second build cheap.
-func Build(ctx context.Context, out, pkg string, flags ...string) error {
-	args := append([]string{"build", "-o", out}, flags...)
-	text, err := exec.CommandContext(ctx, "go", append(args, pkg)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
+// Build compiles main packages of this module, or of those that it requires, as
+// they ship: without cgo. The arguments are those of go build: flags, then
+// packages. One package goes into the file out, several into the folder out. The
+// go command's cache makes a second build cheap, but two at once do the same work
+// twice.
+func Build(ctx context.Context, out string, args ...string) error {
+	command := exec.CommandContext(ctx, "go", append([]string{"build", "-o", out}, args...)...)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, text)
 	}
 	return nil
 }

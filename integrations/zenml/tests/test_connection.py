@@ -29,7 +29,7 @@ from ropewalk_zenml.link import Link
 from ropewalk_zenml.settings import Settings
 from ropewalk_zenml.trouble import ForbiddenError, UnreadableError, judge
 
-from .conftest import PASSWORD, Nats, Proxy, eventually, free_port
+from .conftest import LIMIT, PASSWORD, Nats, Proxy, eventually, free_port
 
 
 async def look(js: JetStreamContext) -> None:
@@ -145,7 +145,7 @@ def answers(link: Link) -> bool:
 
 
 def test_without_an_inbox_of_its_own_the_server_says_which_permission_is_missing(nats: Nats, links: list[Link]) -> None:
-    link = connect(links, nats.settings(inbox=None, timeout=4))
+    link = connect(links, nats.settings(inbox=None, timeout=8))
     for _ in range(2):  # the second call subscribes to nothing new
         with pytest.raises(RopewalkError, match=r"permissions violation for subscription to.*MAY_ZENML.*NATS_INBOX"):
             link.call(look)
@@ -225,14 +225,16 @@ def test_while_nats_does_not_answer_half_of_the_servers_threads_stay_free(nats: 
     link = connect(links, nats.settings(servers=(proxy.address,), timeout=12))
     try:
         with ThreadPoolExecutor(link_module._THREADS) as threads:
-            held = [threads.submit(answers, link) for _ in range(link_module._THREADS)]
-            assert proxy.muted.wait(30)
+            # Each call waits until it is answered, and asks again every three seconds.
+            held = [threads.submit(link.call, look, LIMIT) for _ in range(link_module._THREADS)]
+            assert proxy.muted.wait(LIMIT)
             eventually(lambda: link._process().turns._value == 0)
             with pytest.raises(UnreachableError, match="20 requests to this ZenML server wait for NATS"):
                 link.call(look)
             assert not any(each.done() for each in held)
             proxy.speak()
-            assert all(each.result(60) for each in held)
+            for each in held:
+                each.result(LIMIT)
         link.call(look)
     finally:
         proxy.close()
@@ -248,7 +250,7 @@ def test_what_is_away_for_long_is_not_waited_for_again(links: list[Link]) -> Non
         assert connection._away_since is not None
         connection._away_since -= 600
         with pytest.raises(UnreachableError, match="No NATS server answers"):
-            threads.submit(link.call, look).result(60)
+            threads.submit(link.call, look).result(LIMIT)
         assert not waiting.done()
         link.close()
 

@@ -152,7 +152,7 @@ def test_the_newest_attempt_is_there_when_there_is_no_room_for_all(
 
 
 def test_what_has_come_is_shown_when_the_rest_does_not(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "SECONDS", 1.0)
+    monkeypatch.setattr(logs, "SECONDS", 5.0)  # time enough for one line
     # The time limit for everything else is no limit for logs, and longer.
     manager, run_id = WorkloadManager(nats.settings(timeout=30)), uuid4()
     try:
@@ -168,14 +168,15 @@ def test_what_has_come_is_shown_when_the_rest_does_not(nats: Nats, monkeypatch: 
 
 
 def test_a_slow_answer_is_waited_for_longer_than_nats(nats: Nats) -> None:
-    manager, run_id = WorkloadManager(nats.settings(timeout=0.5)), uuid4()
+    manager, run_id = WorkloadManager(nats.settings(timeout=2)), uuid4()
     slow: list[str] = []
 
     async def subscribe(js: JetStreamContext) -> None:
         async def answer(message: Msg) -> None:
             client = message._client
-            # Other requests time out meanwhile, one after the other.
-            while len(slow) < 2:
+            # Other requests time out meanwhile, one after the other, for longer than
+            # the manager's time limit.
+            while len(slow) < 5:
                 await client.flush()
                 try:
                     await client.request("ropewalk.nothing.answers", b"", timeout=0.5)
@@ -195,7 +196,7 @@ def test_a_slow_answer_is_waited_for_longer_than_nats(nats: Nats) -> None:
         with almighty(nats) as link:
             link.call(subscribe)
             assert messages(manager, run_id) == ["one line"]
-            assert len(slow) == 2
+            assert len(slow) == 5
     finally:
         manager.close()
 
@@ -208,8 +209,8 @@ def test_what_whoever_answers_says_is_wrong_stands_below_the_lines(manager: Work
 
 
 def test_a_connection_that_is_lost_on_the_way_is_said(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "SECONDS", 4.0)
-    manager = WorkloadManager(nats.settings(timeout=1))
+    monkeypatch.setattr(logs, "SECONDS", 5.0)  # time enough for one line
+    manager = WorkloadManager(nats.settings(timeout=5))
     asked: list[str] = []
 
     async def subscribe(js: JetStreamContext) -> None:

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from ropewalk_zenml.errors import RopewalkError
 from ropewalk_zenml.link import Link
 from ropewalk_zenml.settings import Settings
 
-from .conftest import PASSWORD, PROGRAMS, Nats, eventually
+from .conftest import LIMIT, PASSWORD, PROGRAMS, Nats, eventually
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "publish.md").read_text()
@@ -32,7 +35,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.usefixtures("dispatcher")
 @pytest.mark.parametrize("language", list(SAYS))
-def test_every_block_does_what_the_page_says(language: str, nats: Nats, tmp_path: Path) -> None:
+def test_every_block_does_what_the_page_says(
+    language: str, nats: Nats, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     found = blocks(language)
     assert len(found) == len(SAYS[language])
     environment = {**os.environ, "NATS_URL": nats.url, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
@@ -43,12 +48,20 @@ def test_every_block_does_what_the_page_says(language: str, nats: Nats, tmp_path
         if language == "go":
             # A package of this repository's module sees what the page imports;
             # the dot hides it from what goes over all packages.
-            folder = ROOT / "bin" / ".publish-page"
-            folder.mkdir(parents=True, exist_ok=True)
+            programs = ROOT / "bin"
+            programs.mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".publish-page-", dir=programs))
+            request.addfinalizer(partial(shutil.rmtree, folder))
             script = folder / "main.go"
             script.write_text(block)
         done = subprocess.run(
-            [*command, str(script)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            [*command, str(script)],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert says in done.stdout.replace(" ", "") or says in done.stdout, done.stdout + done.stderr
@@ -57,10 +70,10 @@ def test_every_block_does_what_the_page_says(language: str, nats: Nats, tmp_path
 @pytest.mark.usefixtures("dispatcher")
 def test_a_publisher_with_the_permissions_of_a_server_does_what_the_page_says_of_them(nats: Nats) -> None:
     login = {"servers": (nats.address,), "user": "server", "password": PASSWORD, "inbox": "_INBOX.server"}
-    link = Link(Settings(**login, timeout=4))  # type: ignore[arg-type]
+    link = Link(Settings(**login, timeout=8))  # type: ignore[arg-type]
 
     async def submit(js: JetStreamContext) -> None:
-        request = json.dumps({"version": 1, "command": ["sleep", "600"]}).encode()
+        request = json.dumps({"version": 1, "command": ["sleep", "3600"]}).encode()
         await js.publish("ropewalk.runs.default.s-1", request, stream="RUNS", headers={"Nats-Msg-Id": "s-1"})
 
     async def state(js: JetStreamContext) -> str:

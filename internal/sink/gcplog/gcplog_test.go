@@ -19,10 +19,11 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/sink/gcplog"
 	"github.com/ropewalk/ropewalk/internal/sinktest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(wait.Goroutines(m))
 }
 
 // counter counts refused lines and requests.

@@ -4,7 +4,6 @@ package s3_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"maps"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/ropewalk/ropewalk/internal/logevent"
 	"github.com/ropewalk/ropewalk/internal/sink/s3"
 	"github.com/ropewalk/ropewalk/internal/sinktest"
+	"github.com/ropewalk/ropewalk/internal/testing/wait"
 	"github.com/ropewalk/ropewalk/test/rig"
 )
 
@@ -84,8 +84,7 @@ func (r *recorder) check(t *testing.T, policy string, besides ...string) {
 // The policies allow what a shipper and a reader of logs ask of a real S3
 // server, and nothing that they do not.
 func TestPoliciesAllowWhatIsCalled(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
+	ctx := wait.Context(t, "the S3 server to do what it is asked for")
 	server, err := rig.StartS3(ctx, t.TempDir(), "logs")
 	if err != nil {
 		t.Fatal(err)

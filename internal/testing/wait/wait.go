@@ -19,9 +19,12 @@ import (
 // taken two minutes beside a compiler on the same two cores.
 const Limit = 5 * time.Minute
 
-// interval is how often a condition is looked at. It is far below what tests
-// wait for, and looking costs little: a call to a server on the same machine.
-const interval = 10 * time.Millisecond
+// A condition is looked at often at first and more rarely later: to look may cost
+// a process, and what has taken seconds may take a moment more.
+const (
+	firstInterval = 5 * time.Millisecond
+	maxInterval   = 200 * time.Millisecond
+)
 
 // Context returns a context for a call that waits for what. It ends with the
 // test, or after [Limit] with a cause that names what. A cleanup may use it too:
@@ -95,15 +98,13 @@ func Closed[T any](t testing.TB, what string, channel <-chan T) {
 // poll returns the last error joined to the context's cause when the context
 // ends first.
 func poll(ctx context.Context, check func() (done bool, err error)) error {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
+	for interval := firstInterval; ; interval = min(interval*5/4, maxInterval) {
 		done, err := check()
 		if done {
 			return nil
 		}
 		select {
-		case <-ticker.C:
+		case <-time.After(interval):
 		case <-ctx.Done():
 			if err != nil {
 				return fmt.Errorf("%w: %w", context.Cause(ctx), err)

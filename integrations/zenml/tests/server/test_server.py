@@ -76,7 +76,7 @@ def failed(world: World, run: str) -> str:
         status, reason = world.server.status(run)
         return (reason or "no reason") if status == "failed" else None
 
-    return eventually(look, within=60) or ""
+    return eventually(look) or ""
 
 
 @pytest.mark.usefixtures("dispatcher")

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from ..conftest import Nats, eventually, free_port
+from ..conftest import LIMIT, Nats, eventually, free_port
 
 PASSWORD = "only-for-tests-1"
 
@@ -37,7 +37,7 @@ class ZenmlServer:
             "ZENML_SERVER_WORKLOAD_MANAGER_IMPLEMENTATION_SOURCE": "ropewalk_zenml.WorkloadManager",
             "ZENML_SERVER_SNAPSHOT_RUN_DISPATCHER_IMPLEMENTATION_SOURCE": "ropewalk_zenml.SnapshotRunDispatcher",
             **nats.environment,
-            "ZENML_ROPEWALK_TIMEOUT": "3",
+            "ZENML_ROPEWALK_TIMEOUT": "10",
             **environment,
         }
         self.token = ""
@@ -64,12 +64,12 @@ class ZenmlServer:
         def healthy() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                with urlopen(f"{self.url}/health", timeout=1) as answer:
+                with urlopen(f"{self.url}/health", timeout=LIMIT) as answer:
                     return bool(answer.status == 200)
             except OSError:
                 return False
 
-        eventually(healthy, within=240)
+        eventually(healthy)
 
     def kill(self) -> None:
         """End the server with SIGKILL."""
@@ -84,7 +84,7 @@ class ZenmlServer:
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         try:
-            with urlopen(request, timeout=60) as answer:
+            with urlopen(request, timeout=LIMIT) as answer:
                 return json.loads(answer.read() or b"null")
         except HTTPError as refusal:
             raise AnswerError(refusal.code, refusal.read().decode()) from None

@@ -15,6 +15,8 @@ PUSH ?=
 
 # Flags for go test. The race detector needs a C compiler: make test TESTFLAGS=-race
 TESTFLAGS ?=
+# What runs the tests; .ci/run wants a report of them too.
+GOTEST ?= $(GO) test
 # Flags for go build. A release is built with BUILDFLAGS=-trimpath; here it would
 # have every dependency compiled twice, for the programs and for the tests.
 BUILDFLAGS ?=
@@ -49,12 +51,19 @@ images: ## Make the container images; PUSH=registry/path pushes them, PLATFORMS=
 
 .PHONY: test
 test: ## Run every test that needs no cluster.
-	$(GO) test $(TESTFLAGS) ./...
+	$(GOTEST) $(TESTFLAGS) ./...
 
-# Packages one after the other: they share the cluster, and some measure time.
+# A test that fails runs once more, alone: a cluster is not ours alone, and may be
+# what failed. If it then passes, the last lines call it FLAKY. Tests of the code
+# are never run again.
+E2EJSON ?= $(BIN)/e2e.json
 .PHONY: e2e
-e2e: kubeconfig ## Test against the cluster that KUBECONFIG names.
-	$(GO) test -tags e2e -count=1 -p 1 -timeout 40m $(TESTFLAGS) ./test/e2e/... ./internal/...
+e2e: kubeconfig $(TOOLS)/gotestsum ## Test against the cluster that KUBECONFIG names.
+	$(TOOLS)/gotestsum --format testname --hide-summary output,skipped --jsonfile '$(E2EJSON)' \
+		--rerun-fails=1 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race \
+		--packages "$$(grep -rl --include='*_test.go' '^//go:build e2e$$' . | xargs -n1 dirname | sort -u | xargs)" \
+		-- -tags e2e -count=1 -timeout 40m $(TESTFLAGS)
+	@$(GO) run ./internal/tools/testreport -slowest 0 '$(E2EJSON)'
 
 # The Python side: real NATS, dispatcher and ZenML servers, in an environment of
 # its own, which takes a minute to set up the first time.
@@ -106,6 +115,10 @@ fuzz: ## Fuzz each decoder for FUZZTIME (15s).
 
 ##@ Check
 
+.PHONY: ci
+ci: ## Run the whole check of a change, as root on Debian; takes half an hour.
+	.ci/run
+
 .PHONY: verify
 verify: fresh tidy-check fmt-check lint vuln ## Check format, code, modules and generated files; changes nothing.
 
@@ -156,7 +169,8 @@ clean: ## Remove what was built.
 # the Go build cache has them.
 $(TOOLS)/golangci-lint: PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 $(TOOLS)/govulncheck: PACKAGE := golang.org/x/vuln/cmd/govulncheck
-$(TOOLS)/golangci-lint $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
+$(TOOLS)/gotestsum: PACKAGE := gotest.tools/gotestsum
+$(TOOLS)/golangci-lint $(TOOLS)/govulncheck $(TOOLS)/gotestsum: tools/go.mod tools/go.sum
 	@echo "building $(@F)"
 	@env -u GOOS -u GOARCH -u GOFLAGS $(GO) -C tools build -o $(abspath $@) $(PACKAGE)
 	@touch $@

@@ -183,7 +183,7 @@ func TestAStartRateHoldsOverAllReplicas(t *testing.T) {
 			continue
 		}
 		at := at(t, string(entry.Value()))
-		if least := time.Duration(entry.Revision()-count) * rate.Interval(); count > 0 && at.Sub(before) < least { //nolint:gosec // there are a few
+		if least := time.Duration(entry.Revision()-count) * rate.Interval(); count > 0 && at.Sub(before) < least {
 			t.Errorf("from start %d to start %d it took %s; at %s it takes at least %s", count, entry.Revision(), at.Sub(before), rate, least)
 		}
 		before, count = at, entry.Revision()

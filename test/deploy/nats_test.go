@@ -286,6 +286,7 @@ func (c *natsCluster) readerWorks(ctx context.Context, t *testing.T) {
 // refuses publishes to and listens on what each must not. The server says no to
 // each of them by name.
 func (c *natsCluster) refuses(_ context.Context, t *testing.T) {
+	t.Helper()
 	deleting := []string{"$JS.API.STREAM.DELETE.RUNS", "$JS.API.STREAM.DELETE.KV_ropewalk-runs", "$JS.API.STREAM.DELETE.RUN_LOGS", "$JS.API.STREAM.PURGE.KV_ropewalk-runs"}
 	making := []string{"$JS.API.STREAM.CREATE.MINE", "$JS.API.STREAM.UPDATE.RUN_LOGS"}
 	writing := []string{"$KV.ropewalk-runs.default.x", "$KV.ropewalk-secrets.default.x", "ropewalk.index.default.x", "ropewalk.logs.00.default.x.1.p.c"}

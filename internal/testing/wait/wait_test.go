@@ -20,7 +20,7 @@ type recorder struct {
 }
 
 // failing runs f as a test that is expected to fail and returns its message.
-func failing(t *testing.T, f func(testing.TB)) string {
+func failing(t *testing.T, f func(*recorder)) string {
 	t.Helper()
 	r := &recorder{TB: t}
 	done := make(chan struct{})
@@ -45,12 +45,12 @@ func (r *recorder) Fatal(args ...any) {
 func (r *recorder) Fatalf(format string, args ...any) { r.Fatal(fmt.Sprintf(format, args...)) }
 
 func TestEveryWaitEndsAndNamesWhatItWaitedFor(t *testing.T) {
-	for name, waits := range map[string]func(testing.TB){
-		"a condition": func(t testing.TB) { wait.Until(t, "the tide", func() bool { return false }) },
-		"a call":      func(t testing.TB) { wait.Success(t, "the tide", func() error { return errors.New("still low") }) },
-		"a value":     func(t testing.TB) { wait.Receive(t, "the tide", make(chan int)) },
-		"an end":      func(t testing.TB) { wait.Closed(t, "the tide", make(chan int)) },
-		"a context": func(t testing.TB) {
+	for name, waits := range map[string]func(*recorder){
+		"a condition": func(t *recorder) { wait.Until(t, "the tide", func() bool { return false }) },
+		"a call":      func(t *recorder) { wait.Success(t, "the tide", func() error { return errors.New("still low") }) },
+		"a value":     func(t *recorder) { wait.Receive(t, "the tide", make(chan int)) },
+		"an end":      func(t *recorder) { wait.Closed(t, "the tide", make(chan int)) },
+		"a context": func(t *recorder) {
 			ctx := wait.Context(t, "the tide")
 			<-ctx.Done()
 			t.Fatal(context.Cause(ctx))
@@ -92,7 +92,7 @@ func TestAWaitEndsWithWhatItWaitsFor(t *testing.T) {
 			t.Errorf("received %q", got)
 		}
 		wait.Closed(t, "the channel's end", values)
-		if failure := failing(t, func(t testing.TB) { wait.Receive(t, "value", values) }); failure != "the channel is closed; there is no value" {
+		if failure := failing(t, func(t *recorder) { wait.Receive(t, "value", values) }); failure != "the channel is closed; there is no value" {
 			t.Errorf("from a closed channel: %q", failure)
 		}
 	})

@@ -9,7 +9,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"flag"
@@ -42,7 +41,7 @@ func execute(args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-	out := bufio.NewWriter(stdout)
+	out := new(strings.Builder)
 	if *slowest > 0 {
 		all.writeSlowest(out, *slowest)
 	}
@@ -58,7 +57,10 @@ func execute(args []string, stdout, stderr io.Writer) error {
 		writeUsage(out, packages, *slowest)
 	}
 	all.writeFlaky(out)
-	return out.Flush()
+	if _, err := io.WriteString(stdout, out.String()); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
 }
 
 func readFile(path string, read func(io.Reader) error) error {
@@ -74,7 +76,7 @@ func readFile(path string, read func(io.Reader) error) error {
 
 // writeSlowest lists the tests that took longest. The time of a test that ran
 // beside others counts from when it was let go on, and includes its subtests.
-func (r *results) writeSlowest(w io.Writer, n int) {
+func (r *results) writeSlowest(w *strings.Builder, n int) {
 	var roots []*test
 	for _, t := range r.tests {
 		if !t.isSubtest() && len(t.runs) > 0 {
@@ -94,7 +96,7 @@ func (r *results) writeSlowest(w io.Writer, n int) {
 
 // writeUsage lists the packages whose tests took longest, with the share of that
 // time in which they did not compute.
-func writeUsage(w io.Writer, packages []usage, n int) {
+func writeUsage(w *strings.Builder, packages []usage, n int) {
 	slices.SortStableFunc(packages, func(a, b usage) int { return cmp.Compare(b.elapsed, a.elapsed) })
 	packages = packages[:min(n, len(packages))]
 	fmt.Fprintf(w, "The %d slowest packages, with the processor time of their tests and of what they started:\n", len(packages))
@@ -109,7 +111,7 @@ const mostLines = 40
 
 // writeFlaky names each test that failed at first and passed in the end, with
 // what it said when it failed.
-func (r *results) writeFlaky(w io.Writer) {
+func (r *results) writeFlaky(w *strings.Builder) {
 	for _, t := range r.tests {
 		if t.isSubtest() || !t.flaky() {
 			continue
@@ -127,10 +129,7 @@ func (r *results) writeFlaky(w io.Writer) {
 
 // short leaves out the part of an import path that all packages here share.
 func short(path string) string {
-	if _, rest, found := strings.Cut(path, "/ropewalk/"); found {
-		return rest
-	}
-	return path
+	return strings.TrimPrefix(path, "github.com/ropewalk/ropewalk/")
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

@@ -8,20 +8,20 @@ import (
 	"testing"
 )
 
-const events = `{"Action":"start","Package":"example.com/ropewalk/test/e2e"}
-{"Action":"run","Package":"example.com/ropewalk/test/e2e","Test":"TestA"}
-{"Action":"output","Package":"example.com/ropewalk/test/e2e","Test":"TestA","Output":"=== RUN   TestA\n"}
-{"Action":"output","Package":"example.com/ropewalk/test/e2e","Test":"TestA/sub","Output":"    a_test.go:7: the run is queued\n"}
-{"Action":"fail","Package":"example.com/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1.5}
-{"Action":"output","Package":"example.com/ropewalk/test/e2e","Test":"TestA","Output":"--- FAIL: TestA (2.00s)\n"}
-{"Action":"fail","Package":"example.com/ropewalk/test/e2e","Test":"TestA","Elapsed":2}
-{"Action":"pass","Package":"example.com/ropewalk/test/e2e","Test":"TestB","Elapsed":61.04}
-{"Action":"fail","Package":"example.com/ropewalk/test/e2e","Test":"TestC","Elapsed":0.5}
-{"Action":"fail","Package":"example.com/ropewalk/test/e2e","Elapsed":63}
-{"Action":"pass","Package":"example.com/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1}
-{"Action":"output","Package":"example.com/ropewalk/test/e2e","Test":"TestA","Output":"--- PASS: TestA (1.00s)\n"}
-{"Action":"pass","Package":"example.com/ropewalk/test/e2e","Test":"TestA","Elapsed":1}
-{"Action":"fail","Package":"example.com/ropewalk/test/e2e","Test":"TestC","Elapsed":0.25}
+const events = `{"Action":"start","Package":"github.com/ropewalk/ropewalk/test/e2e"}
+{"Action":"run","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA"}
+{"Action":"output","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Output":"=== RUN   TestA\n"}
+{"Action":"output","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA/sub","Output":"    a_test.go:7: the run is queued\n"}
+{"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1.5}
+{"Action":"output","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Output":"--- FAIL: TestA (2.00s)\n"}
+{"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Elapsed":2}
+{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestB","Elapsed":61.04}
+{"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestC","Elapsed":0.5}
+{"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Elapsed":63}
+{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1}
+{"Action":"output","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Output":"--- PASS: TestA (1.00s)\n"}
+{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Elapsed":1}
+{"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestC","Elapsed":0.25}
 `
 
 func write(t *testing.T, name, text string) string {

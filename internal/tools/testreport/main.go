@@ -75,7 +75,7 @@ func readFile(path string, read func(io.Reader) error) error {
 }
 
 // writeSlowest lists the tests that took longest. The time of a test that ran
-// beside others counts from when it was let go on, and includes its subtests.
+// beside others counts from when it was let go on.
 func (r *results) writeSlowest(w *strings.Builder, n int) {
 	var roots []*test
 	for _, t := range r.tests {
@@ -117,7 +117,7 @@ func (r *results) writeFlaky(w *strings.Builder) {
 			continue
 		}
 		fmt.Fprintf(w, "FLAKY %s: it failed, ran again, and passed. Its first failure:\n", t.name())
-		lines := r.firstFailure(t)
+		lines := t.firstFailure()
 		for _, line := range lines[:min(mostLines, len(lines))] {
 			fmt.Fprintln(w, "    "+line)
 		}

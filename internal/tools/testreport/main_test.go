@@ -15,7 +15,9 @@ const events = `{"Action":"start","Package":"github.com/ropewalk/ropewalk/test/e
 {"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1.5}
 {"Action":"output","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Output":"--- FAIL: TestA (2.00s)\n"}
 {"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA","Elapsed":2}
-{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestB","Elapsed":61.04}
+{"Action":"run","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestB"}
+{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestB/beside_others","Elapsed":61.04}
+{"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestB","Elapsed":0}
 {"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestC","Elapsed":0.5}
 {"Action":"fail","Package":"github.com/ropewalk/ropewalk/test/e2e","Elapsed":63}
 {"Action":"pass","Package":"github.com/ropewalk/ropewalk/test/e2e","Test":"TestA/sub","Elapsed":1}

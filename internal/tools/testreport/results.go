@@ -31,15 +31,21 @@ type test struct {
 	pkg, path string
 	runs      []outcome
 	output    []string // of the run that goes on
+	subtests  []*test  // of all depths, if this is no subtest itself
 }
 
 func (t *test) isSubtest() bool { return strings.Contains(t.path, "/") }
 
 func (t *test) name() string { return short(t.pkg) + " " + t.path }
 
+// slowest is the longest time that the test took, or one of its subtests: the
+// time of a test does not count subtests that run beside each other.
 func (t *test) slowest() (longest time.Duration) {
 	for _, run := range t.runs {
 		longest = max(longest, run.elapsed)
+	}
+	for _, sub := range t.subtests {
+		longest = max(longest, sub.slowest())
 	}
 	return longest
 }
@@ -87,6 +93,10 @@ func (r *results) add(e event) {
 	if t == nil {
 		t = &test{pkg: e.Package, path: e.Test}
 		r.tests, r.byKey[key] = append(r.tests, t), t
+		root, _, _ := strings.Cut(e.Test, "/")
+		if parent := r.byKey[e.Package+" "+root]; parent != nil && parent != t {
+			parent.subtests = append(parent.subtests, t)
+		}
 	}
 	switch e.Action {
 	case "output":
@@ -111,13 +121,10 @@ func tells(line string) bool {
 	return strings.TrimSpace(line) != ""
 }
 
-// firstFailure returns what a test and its subtests said when it first failed.
-func (r *results) firstFailure(root *test) (lines []string) {
-	for _, t := range r.tests {
-		if t.pkg != root.pkg || t != root && !strings.HasPrefix(t.path, root.path+"/") {
-			continue
-		}
-		for _, run := range t.runs {
+// firstFailure returns what the test and its subtests said when it first failed.
+func (t *test) firstFailure() (lines []string) {
+	for _, each := range append([]*test{t}, t.subtests...) {
+		for _, run := range each.runs {
 			if run.failed {
 				lines = append(lines, run.output...)
 				break

@@ -51,18 +51,19 @@ images: ## Make the container images; PUSH=registry/path pushes them, PLATFORMS=
 
 .PHONY: test
 test: ## Run every test that needs no cluster.
-	$(GOTEST) $(TESTFLAGS) ./...
+	$(GOTEST) -timeout 40m $(TESTFLAGS) ./...
 
-# A test that fails runs once more, alone: a cluster is not ours alone, and may be
-# what failed. If it then passes, the last lines call it FLAKY. Tests of the code
-# are never run again.
+# A test that fails runs once more, alone, because the cluster may be what failed.
+# If it then passes, the last lines call it FLAKY. Tests of the code alone run once.
+# Packages run one after the other: some tests stop the API server, or need the
+# node for themselves.
 E2EJSON ?= $(BIN)/e2e.json
 .PHONY: e2e
 e2e: kubeconfig $(TOOLS)/gotestsum ## Test against the cluster that KUBECONFIG names.
 	$(TOOLS)/gotestsum --format testname --hide-summary output,skipped --jsonfile '$(E2EJSON)' \
 		--rerun-fails=1 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race \
 		--packages "$$(grep -rl --include='*_test.go' '^//go:build e2e$$' . | xargs -n1 dirname | sort -u | xargs)" \
-		-- -tags e2e -count=1 -timeout 40m $(TESTFLAGS)
+		-- -tags e2e -count=1 -p 1 -timeout 60m $(TESTFLAGS)
 	@$(GO) run ./internal/tools/testreport -slowest 0 '$(E2EJSON)'
 
 # The Python side: real NATS, dispatcher and ZenML servers, in an environment of

@@ -21,7 +21,6 @@ import (
 	"github.com/ropewalk/ropewalk/internal/doctor"
 	"github.com/ropewalk/ropewalk/internal/natstest"
 	"github.com/ropewalk/ropewalk/internal/queue"
-	"github.com/ropewalk/ropewalk/internal/testing/wait"
 )
 
 // examined is what doctor says in an environment, by the names of the checks.
@@ -359,21 +358,13 @@ func TestDoctorOnATerminalAndInAPipe(t *testing.T) {
 }
 
 func TestDoctorEndsWhenTheServerHangs(t *testing.T) {
-	t.Parallel()
+	t.Setenv("ROPEWALK_LAUNCHER", config.LauncherLocal)
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and says nothing
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = silent.Close() })
-	settings := &config.Config{}
-	settings.NATS.URL = config.URL("nats://" + silent.Addr().String())
-	findings := map[string]doctor.Finding{}
-	_, err = doctor.Examine(wait.Context(t, "doctor to give up"), (&patient{settings: settings}).natsChecks(), func(finding doctor.Finding) {
-		findings[finding.Check] = finding
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	findings, _ := examined(t, doctorOptions{}, map[string]string{"ROPEWALK_NATS_URL": "nats://" + silent.Addr().String()})
 	wantFinding(t, findings, "nats", doctor.Failed, "timeout")
 	wantFinding(t, findings, "queues", doctor.Skipped, "jetstream")
 }

@@ -51,10 +51,15 @@ func TestRandomDispatcherIsKilledAgainAndAgain(t *testing.T) {
 }
 
 // checkAdoptions demands that every orphan had another owner after its
-// dispatcher's death. How long that took is for people to read: the AckWait, and
-// what the machine is busy with.
+// dispatcher's death, and that the server waits for AckWait and no longer. How long
+// it took is for people to read: the machine adds to it.
 func (w *world) checkAdoptions(kills []kill) {
 	w.t.Helper()
+	consumer, err := w.js.Consumer(w.call(), "RUNS", "dispatch-default")
+	must(w.t, err)
+	if got := consumer.CachedInfo().Config.AckWait; got != ackWait {
+		w.t.Errorf("the server waits %s for a sign of a dispatcher, want %s", got, ackWait)
+	}
 	var waits []time.Duration
 	for _, k := range kills {
 		for _, id := range k.orphans {

@@ -19,8 +19,8 @@ import (
 // taken two minutes beside a compiler on the same two cores.
 const Limit = 5 * time.Minute
 
-// A condition is looked at often at first and more rarely later: to look may cost
-// a process, and what has taken seconds may take a moment more.
+// A wait looks often at first and more rarely later, because a look may start a
+// process.
 const (
 	firstInterval = 5 * time.Millisecond
 	maxInterval   = 200 * time.Millisecond

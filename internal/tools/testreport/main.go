@@ -3,7 +3,9 @@
 // waiting, and which tests are flaky: they failed, ran again, and passed.
 //
 // It reads what `go test -json` wrote, of one run or of several, one after the
-// other in one file. `.ci/run` ends with it.
+// other in one file. `.ci/run` ends with it. It fails when a package failed although
+// none of its tests did: gotestsum runs failed tests again, and takes such a package
+// for one that passed.
 //
 //	testreport [-slowest N] [-cpu FILE] FILE...
 package main
@@ -60,6 +62,9 @@ func execute(args []string, stdout, stderr io.Writer) error {
 	if _, err := io.WriteString(stdout, out.String()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
+	if len(all.unexplained) > 0 {
+		return fmt.Errorf("failed, although none of their tests did (look for what TestMain says, and for goroutines that were left over): %s", strings.Join(all.unexplained, ", "))
+	}
 	return nil
 }
 
@@ -74,8 +79,8 @@ func readFile(path string, read func(io.Reader) error) error {
 	return nil
 }
 
-// writeSlowest lists the tests that took longest. The time of a test that ran
-// beside others counts from when it was let go on.
+// writeSlowest lists the tests that took longest. A parallel
+// test's time begins when it resumes.
 func (r *results) writeSlowest(w *strings.Builder, n int) {
 	var roots []*test
 	for _, t := range r.tests {

@@ -94,3 +94,29 @@ func TestWhatIsNotAReportIsAnError(t *testing.T) {
 		}
 	}
 }
+
+// A package may fail in TestMain, or by goroutines that were left over. No test
+// that runs again and passes makes up for that.
+func TestAPackageThatFailsWithoutAFailedTestIsAnError(t *testing.T) {
+	const failed = `{"Action":"start","Package":"p"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"fail","Package":"p"}
+{"Action":"start","Package":"p"}
+{"Action":"pass","Package":"p"}
+`
+	var stdout, stderr bytes.Buffer
+	if err := execute([]string{write(t, "a.json", failed)}, &stdout, &stderr); err == nil || !strings.HasSuffix(err.Error(), ": p") {
+		t.Errorf("it is %v", err)
+	}
+}
+
+func TestWhatProgramsLogIsNoFailure(t *testing.T) {
+	got := report(t, write(t, "a.json", `{"Action":"output","Package":"p","Test":"TestA","Output":"    a.go:1: {\"level\":\"info\"}\n"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:7: map[a:1]{}, want none\n"}
+{"Action":"fail","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+`))
+	if strings.Contains(got, "level") || !strings.Contains(got, "want none") {
+		t.Errorf("it is\n%s", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,11 +68,16 @@ func (t *test) flaky() bool {
 type results struct {
 	tests []*test
 	byKey map[string]*test
+	// failed counts, for each package that is being tested, the tests that failed.
+	failed map[string]int
+	// unexplained are packages that failed although none of their tests did: in
+	// TestMain, or by goroutines that were left over.
+	unexplained []string
 }
 
 func (r *results) read(from io.Reader) error {
 	if r.byKey == nil {
-		r.byKey = map[string]*test{}
+		r.byKey, r.failed = map[string]*test{}, map[string]int{}
 	}
 	decoder := json.NewDecoder(from)
 	for {
@@ -81,13 +87,27 @@ func (r *results) read(from io.Reader) error {
 		} else if err != nil {
 			return fmt.Errorf("decode an event of go test -json: %w", err)
 		}
-		if e.Test != "" {
+		if e.Test == "" {
+			r.addPackage(e)
+		} else {
 			r.add(e)
 		}
 	}
 }
 
+func (r *results) addPackage(e event) {
+	switch {
+	case e.Action == "start":
+		r.failed[e.Package] = 0
+	case e.Action == "fail" && r.failed[e.Package] == 0:
+		r.unexplained = append(r.unexplained, short(e.Package))
+	}
+}
+
 func (r *results) add(e event) {
+	if e.Action == "fail" {
+		r.failed[e.Package]++
+	}
 	key := e.Package + " " + e.Test
 	t := r.byKey[key]
 	if t == nil {
@@ -121,17 +141,23 @@ func tells(line string) bool {
 	return strings.TrimSpace(line) != ""
 }
 
-// firstFailure returns what the test and its subtests said when it first failed.
+// firstFailure returns what the test and its subtests said when it first failed,
+// without the JSON that programs log.
 func (t *test) firstFailure() (lines []string) {
 	for _, each := range append([]*test{t}, t.subtests...) {
 		for _, run := range each.runs {
 			if run.failed {
-				lines = append(lines, run.output...)
+				lines = append(lines, slices.DeleteFunc(slices.Clone(run.output), isJSON)...)
 				break
 			}
 		}
 	}
 	return lines
+}
+
+func isJSON(line string) bool {
+	_, logged, found := strings.Cut(line, "{")
+	return found && json.Valid([]byte("{"+logged))
 }
 
 // usage is how long the tests of a package took, and how much processor time.

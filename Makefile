@@ -92,8 +92,8 @@ compose-test: kubeconfig ## Test docker-compose.yaml with a Docker of its own, a
 	test/compose/run
 
 .PHONY: readme-test
-readme-test: ## Follow the README in a fresh clone; TESTFLAGS=-run=^nothing has its tests compiled only.
-	TESTFLAGS='$(TESTFLAGS)' test/readme
+readme-test: ## Follow the README in a fresh clone; TESTFLAGS=-run=^nothing only compiles its tests.
+	TESTFLAGS='$(TESTFLAGS)' GOTEST='$(GOTEST)' test/readme
 
 .PHONY: bench
 bench: kubeconfig ## Measure launching against the cluster that KUBECONFIG names.

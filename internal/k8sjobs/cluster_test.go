@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +24,7 @@ import (
 func TestMain(m *testing.M) {
 	// The tests share nothing, and wait for the cluster.
 	if err := wait.Together(8); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		panic(err)
 	}
 	goleak.VerifyTestMain(wait.Goroutines(m))
 }
